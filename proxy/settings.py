@@ -234,8 +234,8 @@ class Settings:
     )
     braze_requests_per_minute: int = _setting(
         readers.whole(1, 1_000_000),
-        "maximum number of requests to Braze in any 60 seconds; for all processes together with Redis, for each "
-        "process without",
+        "maximum number of requests to Braze in any 60 seconds; with Redis, of all processes together, and without "
+        "Redis, of each process",
         "3000",
     )
     forward_events: frozenset[str] = _setting(

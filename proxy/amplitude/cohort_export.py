@@ -170,22 +170,22 @@ class CohortExport:
 
         def rows() -> Iterator[MemberRow]:
             progress_at, number = self._clock.monotonic(), 0
-            torn: MemberRow | None = None
+            incomplete_row: MemberRow | None = None
             for number, member in enumerate(file.rows, start=1):
                 if number > MAX_USERS:
                     raise NotDownloaded(
                         f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
                     )
-                if torn is not None:
-                    yield torn  # other rows follow, so the row is malformed, and the file did not end within it
-                torn = member if member.row.torn else None
-                if torn is None:
+                if incomplete_row is not None:  # other rows follow, so the file did not end within this row
+                    yield incomplete_row
+                incomplete_row = member if member.row.is_incomplete else None
+                if incomplete_row is None:
                     yield member
                 if (now := self._clock.monotonic()) - progress_at >= _PROGRESS_SECONDS:
                     progress_at = now
                     self._on_progress(f"members received: {number:,}")
-            if torn is not None:
-                raise IncompleteBody(f"line {torn.row.line}: {torn.row.fault}")
+            if incomplete_row is not None:
+                raise IncompleteBody(f"line {incomplete_row.row.line}: {incomplete_row.row.fault}")
             self._on_progress(f"members in the cohort: {number:,}")
 
         return replace(file, rows=rows())

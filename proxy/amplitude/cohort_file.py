@@ -102,9 +102,9 @@ def _member_rows(rows: Iterable[tuple[Row, list[str]]], width: int, places: Sequ
     for row, cells in rows:
         if row.fault == BLANK_LINE:
             continue
-        if places and not row.torn and len(cells) != width:
+        if places and not row.is_incomplete and len(cells) != width:
             fault = f"the row has {len(cells)} cells and the header {width}; correct the row"
-            row = replace(row, user_id="", fault=fault, torn=True, no_user=False)
+            row = replace(row, user_id="", fault=fault, is_incomplete=True, no_user=False)
         if row.fault:
             yield MemberRow(row, [])
             continue

@@ -47,9 +47,16 @@ def differing_settings(label: str, processes: Iterable[bytes]) -> list[str]:
 
     A label is `NAME=digest` for each setting, comma-separated. A name that another label lacks is ignored.
     """
-    own = _digests(label)
-    others = [_digests(process.decode(errors="replace").partition(":")[2]) for process in processes]
-    return sorted({name for other in others for name in own.keys() & other.keys() if own[name] != other[name]})
+    own_digests = _digests(label)
+    other_digests = [_digests(process.decode(errors="replace").partition(":")[2]) for process in processes]
+    return sorted(
+        {
+            name
+            for other in other_digests
+            for name in own_digests.keys() & other.keys()
+            if own_digests[name] != other[name]
+        }
+    )
 
 
 def _digests(label: str) -> dict[str, str]:
@@ -148,10 +155,10 @@ class RedisRateLimiter(RateLimiter):
             min(self._clock.monotonic() - self._refused_at, _LONG_SECONDS),
         ]
         held_for = self._longest + WINDOW_SECONDS
-        began = self._clock.monotonic()
+        started_at = self._clock.monotonic()
         state = self._register_script(self._keys, [*process, 0, self.epoch, 0, held_for])
         epoch, redis_now = state[1], float(state[3])
-        ahead = redis_now - self._clock.monotonic(), redis_now - began
+        ahead = redis_now - self._clock.monotonic(), redis_now - started_at
         step = self._step(ahead) if epoch == self.epoch else 0.0
         if epoch != self.epoch or uncertain or step:
             with self._lock:
@@ -190,7 +197,7 @@ class RedisRateLimiter(RateLimiter):
             return None
         if not self.epoch:
             self.register()
-        id, ahead, sent = self._new_id(), self._ahead, self._clock.monotonic()
+        id, ahead, sent_at = self._new_id(), self._ahead, self._clock.monotonic()
         reserved, *slot = self._reserve_script(
             self._keys[:3],
             [
@@ -202,8 +209,8 @@ class RedisRateLimiter(RateLimiter):
                 self._longest + WINDOW_SECONDS,
                 self.epoch,
                 _IDLE_MILLISECONDS,
-                sent + ahead[0] - _DRIFT_SECONDS,
-                sent + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
+                sent_at + ahead[0] - _DRIFT_SECONDS,
+                sent_at + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
             ],
         )
         if reserved == -1:

@@ -139,18 +139,18 @@ class Accepted:
         self._key = secrets.token_bytes(32)
         self._callers: dict[bytes, Caller] = {}
 
-    def caller(self, sent: tuple[str | None, str | None]) -> Caller | None:
+    def caller(self, credentials: tuple[str | None, str | None]) -> Caller | None:
         """Return the caller that was accepted with exactly these headers; None if the headers are unchecked."""
-        return self._callers.get(self._digest(sent))
+        return self._callers.get(self._digest(credentials))
 
-    def remember(self, sent: tuple[str | None, str | None], caller: Caller) -> None:
-        """Store `sent` as credentials of `caller`. Drops the oldest entry if the cache is full."""
+    def remember(self, credentials: tuple[str | None, str | None], caller: Caller) -> None:
+        """Store the credentials of `caller`. Drops the oldest entry if the cache is full."""
         while len(self._callers) >= _MAX_REMEMBERED:
             self._callers.pop(next(iter(self._callers)), None)
-        self._callers[self._digest(sent)] = caller
+        self._callers[self._digest(credentials)] = caller
 
-    def _digest(self, sent: tuple[str | None, str | None]) -> bytes:
-        return hashlib.blake2b(repr(sent).encode(), key=self._key, digest_size=32).digest()
+    def _digest(self, credentials: tuple[str | None, str | None]) -> bytes:
+        return hashlib.blake2b(repr(credentials).encode(), key=self._key, digest_size=32).digest()
 
 
 def _digest(secret: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from proxy.api import bodies
+from proxy.api.bodies.answers import UserData
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, is_short, parse_identity, word
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
@@ -49,8 +49,8 @@ def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASE
 
 
 @lru_cache(CACHED_QUERIES)
-def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    values = dict(sent)
+def _query(pairs: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(pairs)
     rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
     recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
@@ -85,7 +85,7 @@ _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
     """Return `{"userData": …}` with Amplitude's own values. Parts that were not requested are null."""
-    data: bodies.UserData = {
+    data: UserData = {
         "recommendations": None,
         "user_id": record.user_id if record.user_id is not None else request.identity.user_id,
         "device_id": record.device_id if record.device_id is not None else request.identity.device_id,

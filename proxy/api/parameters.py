@@ -37,13 +37,13 @@ USER_ID = Parameter("user_id", "the user's id in Amplitude")
 DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
 
 
-def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> tuple[Identity, dict[str, Any]]:
+def parse_identity(known: Collection[str], pairs: Iterable[tuple[str, Any]]) -> tuple[Identity, dict[str, Any]]:
     """Return the ids and the other known parameters of a request.
 
-    Raises BadRequest if a known parameter occurs twice in `sent`, if both ids are absent, or if an id is invalid.
+    Raises BadRequest if a known parameter occurs twice in `pairs`, if both ids are absent, or if an id is invalid.
     """
     values: dict[str, Any] = {}
-    for name, value in sent:
+    for name, value in pairs:
         if name in known:
             if name in values:
                 raise BadRequest(

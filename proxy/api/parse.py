@@ -67,8 +67,8 @@ def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Al
 
 
 @lru_cache(CACHED_QUERIES)
-def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    values = dict(sent)
+def _query(section: Section | None, pairs: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(pairs)
     on_error: OnError = "retry" if word(values, ON_ERROR) == "retry" else "default"
     if section is not None:
         sections: tuple[Section, ...] = (section,)

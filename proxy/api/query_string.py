@@ -23,23 +23,23 @@ def pairs(text: str) -> list[tuple[str, str]]:
     """
     before, separator, after = text.partition(_USER_ID)
     if not separator or (before and not before.endswith("&")) or len(text) > _SHORT:
-        return _parsed(text)
+        return _parse(text)
     user_id, _, rest = after.partition("&")
     return [*_cached(before + rest), ("user_id", unquote_plus(user_id, errors="strict"))]
 
 
-def _parsed(text: str) -> list[tuple[str, str]]:
+def _parse(text: str) -> list[tuple[str, str]]:
     return with_joined_lists(parse_qsl(text, keep_blank_values=True, errors="strict"))
 
 
-_cached = lru_cache(256)(_parsed)
+_cached = lru_cache(256)(_parse)
 
 
-def with_joined_lists(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def with_joined_lists(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Join the values of each repeated list with commas: `rec_id=a&rec_id=b` is `rec_id=a,b`."""
     others: list[tuple[str, str]] = []
     lists: dict[str, str] = {}
-    for name, value in sent:
+    for name, value in pairs:
         if name not in LISTS:
             others.append((name, value))
         else:
@@ -62,4 +62,4 @@ def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
 
 def values_of(query: bytes, name: str) -> list[str]:
     """Return the values of a parameter in the query of a URL. Raises BadRequest if the query is not UTF-8."""
-    return [value for sent, value in pairs_of(query, "the URL") if sent == name]
+    return [value for key, value in pairs_of(query, "the URL") if key == name]

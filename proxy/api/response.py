@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from proxy.api import bodies
+from proxy.api.bodies.answers import (
+    Cohorts,
+    Computations,
+    Envelope,
+    Propensities,
+    Propensity,
+    Properties,
+    Recommendation,
+    Recommendations,
+)
 from proxy.profile import encoding
 from proxy.profile.coerce import number, text, text_list, whole_number
 from proxy.profile.json import Fragment, read_written, write_body, write_json
@@ -41,7 +50,7 @@ def shape(request: ProfileRequest, record: Record, *, error: str | None = None, 
     return write_body(body)
 
 
-def _envelope(request: ProfileRequest, record: Record, error: str | None, stale: bool) -> bodies.Envelope:
+def _envelope(request: ProfileRequest, record: Record, error: str | None, stale: bool) -> Envelope:
     as_of = record.unknown_at
     if as_of is None:
         parts = map(record.parts.get, request.query.parts)
@@ -57,14 +66,14 @@ def _envelope(request: ProfileRequest, record: Record, error: str | None, stale:
     }
 
 
-def _recommendations(query: ProfileQuery, record: Record) -> bodies.Recommendations:
+def _recommendations(query: ProfileQuery, record: Record) -> Recommendations:
     entries = {rec_id: _entry(rec_id, encoding.part_object(record, part)) for rec_id, part in query.recommendations}
     first: dict[str, Any] = {**entries[query.rec_ids[0]]}
     del first["child_rec_id"]
     return {**first, "recommendations": list(entries.values()), "recommendations_by_id": entries}  # type: ignore[typeddict-item]
 
 
-def _entry(rec_id: str, entry: dict[str, Any]) -> bodies.Recommendation:
+def _entry(rec_id: str, entry: dict[str, Any]) -> Recommendation:
     items = text_list(entry.get("items"))
     # Amplitude sends random items for the control group. A message that shows them spoils the measurement.
     is_control = entry.get("is_control") in (True, "true")
@@ -81,7 +90,7 @@ def _entry(rec_id: str, entry: dict[str, Any]) -> bodies.Recommendation:
     }
 
 
-def _properties(keys: tuple[str, ...], record: Record) -> bodies.Properties:
+def _properties(keys: tuple[str, ...], record: Record) -> Properties:
     cached = record.parts.get(PROPERTIES)
     names, values = encoding.split(cached.value if cached is not None else b"")
     is_short = len(names) + sum(map(len, keys)) <= _MAX_NAMES
@@ -134,7 +143,7 @@ def _templates(names: bytes, keys: tuple[str, ...]) -> tuple[_Template, _Templat
     return _template(by_safe_name), _template(by_key)
 
 
-def _cohorts(query: ProfileQuery, record: Record) -> bodies.Cohorts:
+def _cohorts(query: ProfileQuery, record: Record) -> Cohorts:
     cohort_ids = dict.fromkeys(text_list(encoding.part_value(record, COHORTS)), True)
     # Without `cohort_id`, each alias is a key too, so that a template can use `member.vip`.
     member = {name: id in cohort_ids for name, id in query.cohorts}
@@ -150,7 +159,7 @@ def _cohorts(query: ProfileQuery, record: Record) -> bodies.Cohorts:
     }
 
 
-def _computations(query: ProfileQuery, record: Record) -> bodies.Computations:
+def _computations(query: ProfileQuery, record: Record) -> Computations:
     computed = encoding.part_object(record, query.computations)
     values: dict[str, Any] = {name: Fragment(write_json(number(value))) for name, value in computed.items()}
     aliases = [name for name in query.aliases.names("computations") if not query.comp_ids or name in query.comp_ids]
@@ -166,8 +175,8 @@ def _computations(query: ProfileQuery, record: Record) -> bodies.Computations:
     }
 
 
-def _propensities(query: ProfileQuery, record: Record) -> bodies.Propensities:
-    entries: list[bodies.Propensity] = []
+def _propensities(query: ProfileQuery, record: Record) -> Propensities:
+    entries: list[Propensity] = []
     for prediction_id in query.prediction_ids:
         value = number(encoding.part_value(record, query.prediction(prediction_id)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -64,7 +64,7 @@ class Row:
     line: int
     user_id: str = ""
     fault: str = ""
-    torn: bool = False
+    is_incomplete: bool = False
     """True if the row is not a complete row of the table."""
     no_user: bool = False
     """True if no user is expected in the row: it is blank, or a table header."""
@@ -225,13 +225,13 @@ def _rows(table: Iterator[list[str]], recorded: _Lines, column: str, position: i
                 raise UnreadableRow(f"line {opening}: a quote is not closed; {_FIX_QUOTES}") from None
             size = len(recorded.row)
             opening = recorded.first if size == 1 else recorded.opening_line(end=-1)
-            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", torn=True, lines=size), []
+            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", is_incomplete=True, lines=size), []
             continue
         number = recorded.first + len(recorded.row) - 1
         if len(cells) > position:
             yield _row(number, cells[position]), cells
         elif any(cells):
-            yield Row(number, fault=f"the row has no {column}; add the missing cells", torn=True), cells
+            yield Row(number, fault=f"the row has no {column}; add the missing cells", is_incomplete=True), cells
         else:
             yield Row(number, fault=BLANK_LINE, no_user=True), cells
 
@@ -243,11 +243,11 @@ def _cells(line: str, delimiter: str) -> list[str]:
 def _delimiter(header: str, is_column: Callable[[str], bool]) -> str:
     """Return the delimiter with which the header has the column, or else the most columns."""
 
-    def merit(delimiter: str) -> tuple[bool, int]:
+    def rank(delimiter: str) -> tuple[bool, int]:
         names = _cells(header, delimiter)
         return any(map(is_column, names)), len(names)
 
-    return max(_DELIMITERS, key=merit)
+    return max(_DELIMITERS, key=rank)
 
 
 def _position(header: list[str], column: str, is_column: Callable[[str], bool]) -> int:

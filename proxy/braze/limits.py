@@ -71,14 +71,14 @@ _EVENT_PROPERTY_NAMES = frozenset({"time", "event_name"})
 """Braze rejects an event with a property of this name."""
 
 
-class Fitted(NamedTuple):
+class FittedValue(NamedTuple):
     """A value within Braze's limits. `reasons`: a word for each kind of change, such as `text_cut`."""
 
     value: Any
     reasons: frozenset[str] = frozenset()
 
 
-class LeftOut(NamedTuple):
+class OmittedValue(NamedTuple):
     """A value that Braze would reject. `reason`: a word, such as `object_too_large`."""
 
     reason: str
@@ -89,7 +89,7 @@ def attribute_name(property_name: str) -> str:
     return property_name.removeprefix(USER_PROPERTY)
 
 
-def fit_attribute(name: str, value: Any) -> Fitted | LeftOut:
+def fit_attribute(name: str, value: Any) -> FittedValue | OmittedValue:
     """Return an attribute's value within Braze's limits. `name`: as returned by `attribute_name`. `value`: JSON.
 
     Texts of more than 255 characters and lists of more than 500 items are cut, also inside objects. The attribute is
@@ -98,23 +98,23 @@ def fit_attribute(name: str, value: Any) -> Fitted | LeftOut:
     100 KB, if a list is directly in a list, or if Braze would apply the value instead of storing it (`{"inc": 1}`).
     """
     if reason := _name_problem(name):
-        return LeftOut(reason)
+        return OmittedValue(reason)
     if not _FORBIDDEN_IN_NAMES.isdisjoint(name):
-        return LeftOut("name_invalid")
+        return OmittedValue("name_invalid")
     if isinstance(value, Mapping) and value and value.keys() <= _OPERATIONS:
-        return LeftOut("operation")
+        return OmittedValue("operation")
     reasons: set[str] = set()
     fitted = _cut(value, reasons)
     if _has_list_in_list(fitted):
-        return LeftOut("list_in_list")
+        return OmittedValue("list_in_list")
     if _has_invalid_key(fitted):
-        return LeftOut("key_invalid")
+        return OmittedValue("key_invalid")
     if _has_object(fitted) and len(write_body({"": fitted})) > _MAX_OBJECT_BYTES:
-        return LeftOut("object_too_large")
-    return Fitted(fitted, frozenset(reasons))
+        return OmittedValue("object_too_large")
+    return FittedValue(fitted, frozenset(reasons))
 
 
-def fit_event(name: str, properties: Mapping[str, Any]) -> Fitted | LeftOut:
+def fit_event(name: str, properties: Mapping[str, Any]) -> FittedValue | OmittedValue:
     """Return an event's properties within Braze's limits. `name`: of the event. The values are JSON.
 
     Texts of more than 255 characters are cut. A property is left out if its name is empty, reserved, begins with `$` or
@@ -123,7 +123,7 @@ def fit_event(name: str, properties: Mapping[str, Any]) -> Fitted | LeftOut:
     have more than 50 KB.
     """
     if reason := _name_problem(name):
-        return LeftOut(reason)
+        return OmittedValue(reason)
     reasons: set[str] = set()
     fitted: dict[str, Any] = {}
     for key, value in properties.items():
@@ -132,8 +132,8 @@ def fit_event(name: str, properties: Mapping[str, Any]) -> Fitted | LeftOut:
         elif value is not None:
             fitted[key] = _cut(value, reasons, max_items=None)
     if len(write_body(fitted)) > _MAX_EVENT_BYTES:
-        return LeftOut("event_too_large")
-    return Fitted(fitted, frozenset(reasons))
+        return OmittedValue("event_too_large")
+    return FittedValue(fitted, frozenset(reasons))
 
 
 def _name_problem(name: str) -> str | None:

@@ -167,8 +167,8 @@ class TrackClient:
         `indexed_only`: ignore errors without a usable index.
         """
         listed = document.get("errors")
-        everything = [entry for objects in arrays.values() for entry in objects]
-        ids = [entry.get("external_id") for entry in everything]
+        entries = [entry for objects in arrays.values() for entry in objects]
+        ids = [entry.get("external_id") for entry in entries]
         reasons: dict[tuple[str, int], str] = {}
         for error in listed if isinstance(listed, list) else [listed] if listed else []:
             entry = error if isinstance(error, dict) else {"type": error}
@@ -180,7 +180,7 @@ class TrackClient:
             elif indexed_only:
                 continue
             # The reason may name another user than the index.
-            named = everything if numbers is None else [arrays[names[0]][number] for number in numbers]
+            named = entries if numbers is None else [arrays[names[0]][number] for number in numbers]
             reason = self._clean(kind, [ids, *named]) if isinstance(kind, str) else ""
             for array in names:
                 for number in numbers or range(len(arrays[array])):

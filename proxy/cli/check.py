@@ -19,11 +19,13 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude, braze, differing_settings, redis_client
 from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
+from proxy.composition.amplitude import amplitude_client
+from proxy.composition.braze import braze_client
+from proxy.composition.redis import differing_settings, redis_client
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import EU_COHORTS_URL, VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
@@ -89,7 +91,7 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         yield from _amplitude_findings(settings)
     else:
         yield from _findings_without_profile_api(settings, env)
-    if (client := braze(settings)) is not None:
+    if (client := braze_client(settings)) is not None:
         yield from _braze_findings(client, settings)
     yield from _direction_findings(settings)
 
@@ -123,24 +125,24 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     if settings.redis_url is not None:
         try:
             redis_client(settings, settings.redis_url).probe()
-            differing = differing_settings(settings, settings.redis_url)
+            differing_names = differing_settings(settings, settings.redis_url)
         except RedisUnavailable as error:
             yield "wrong", f"redis: {error}"
         else:
             yield "ok", "redis: Redis answers and permits every command of the service"
-            yield from _shared_redis_findings(settings, differing)
+            yield from _shared_redis_findings(settings, differing_names)
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
 
 
-def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator[tuple[Mark, str]]:
-    if "AMPLITUDE_SECRET_KEY" in differing:
+def _shared_redis_findings(settings: Settings, differing_names: list[str]) -> Iterator[tuple[Mark, str]]:
+    if "AMPLITUDE_SECRET_KEY" in differing_names:
         yield (
             "warn",
             "project: a running service with another AMPLITUDE_SECRET_KEY shares this cache and quota; if it serves "
             "another Amplitude project, set a different AMPLITUDE_PROJECT for each project",
         )
-    if "REDIS_KEY_SECRET" in differing:
+    if "REDIS_KEY_SECRET" in differing_names:
         yield (
             "warn",
             "ids: a running service has another REDIS_KEY_SECRET, so the cache is not shared; set the same secret "
@@ -162,7 +164,7 @@ def _credentials_fix(settings: Settings) -> str:
             "credentials, set AMPLITUDE_API_KEY too (Basic was not tried)"
         )
     try:
-        amplitude(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+        amplitude_client(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
     except UpstreamError as error:
         return (
             "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again from the project settings in Amplitude "
@@ -179,12 +181,12 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     started = time.monotonic()
     fault: UpstreamError | None = None
     try:
-        amplitude(settings).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+        amplitude_client(settings).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
     except UpstreamError as error:
         fault = error
-    took = f"{time.monotonic() - started:.2f} s"
+    duration = f"{time.monotonic() - started:.2f} s"
     where = settings.amplitude_base_url
-    reachable: tuple[Mark, str] = "ok", f"{where} answers in {took}"
+    reachable: tuple[Mark, str] = "ok", f"{where} answers in {duration}"
     credentials: tuple[Mark, str] = "?", "unknown until Amplitude answers"
     quota = credentials
     match fault:
@@ -201,8 +203,8 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         case _:
             reachable = (
                 "wrong",
-                f"{where} gives no usable answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network, the HTTP "
-                "proxy and status.amplitude.com",
+                f"{where} gives no usable answer ({fault}, {duration}); check AMPLITUDE_BASE_URL, the network, the "
+                "HTTP proxy and status.amplitude.com",
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"

@@ -14,8 +14,9 @@ import requests
 
 from proxy.api.caller_keys import entry, generate
 from proxy.api.urls import parse_service_url
-from proxy.app import create_app, differing_settings
+from proxy.app import create_app
 from proxy.cli.formats import printable
+from proxy.composition.redis import differing_settings
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
@@ -100,10 +101,10 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
         if services.redis is not None:
             click.get_current_context().call_on_close(services.redis.stop)
             services.redis.probe()
-        differing = differing_settings(settings, settings.redis_url)
+        differing_names = differing_settings(settings, settings.redis_url)
     except RedisUnavailable as error:
         raise ServiceUnavailable(str(error)) from None
-    if "REDIS_KEY_SECRET" in differing:
+    if "REDIS_KEY_SECRET" in differing_names:
         raise ServiceUnavailable(
             "REDIS_KEY_SECRET differs from that of the running services, so the command would use another cache; "
             "set the secret of the services"

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import requests
 
-from proxy.cli.demo_pushes import PUSHED_EXAMPLES, about_pushed, push_users
+from proxy.cli.demo_pushes import PUSHED_EXAMPLES, describe_pushes, push_users
 from proxy.cli.demo_sync import print_sync, sync_settings
 from proxy.cli.emulated import (
     DEMO_CALLER,
@@ -29,7 +29,7 @@ from proxy.cli.emulated import (
     service_settings,
     stop_event,
 )
-from proxy.sandbox.people import named
+from proxy.sandbox.people import example_people
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
 from proxy.settings import VARIABLES
@@ -156,7 +156,7 @@ def _open_playground(address: str, secret: str) -> None:
 
 
 def _demo_users() -> str:
-    return ",".join(str(person.user_id) for person in named()[:3])
+    return ",".join(str(person.user_id) for person in example_people()[:3])
 
 
 def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:
@@ -180,8 +180,8 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
     click.echo(f"  {login}/docs        call every route; press Authorize first, and enter the name and secret")
     click.echo(f"  {login}/status      see whether the service works\n")
     click.secho("Users to try:", bold=True)
-    for person in named()[:3]:
-        click.echo(f"  {person.user_id:8}{person.about if emulated.profile_api else about_pushed(person)}")
+    for person in example_people()[:3]:
+        click.echo(f"  {person.user_id:8}{person.about if emulated.profile_api else describe_pushes(person)}")
     click.echo()
     click.secho("Call the service from another terminal:", bold=True)
     examples = _EXAMPLES if emulated.profile_api else PUSHED_EXAMPLES

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import requests
 
-from proxy.sandbox.people import Person, named
+from proxy.sandbox.people import Person, example_people
 
 PUSHED_EXAMPLES = (
     ("properties", "user_id=ava&keys=first_name,loyalty_points", "props"),
@@ -30,7 +30,7 @@ def push_users(service: str, credentials: tuple[str, str]) -> None:
     session.trust_env = False
     session.auth = credentials
     users, cohorts = [], defaultdict(list)
-    for person in named():
+    for person in example_people():
         if person.user_id is None:  # pushed and exported data has no users without a user id
             continue
         properties = {name.removeprefix(_PREFIX): value for name, value in person.properties.items()}
@@ -51,7 +51,7 @@ def push_users(service: str, credentials: tuple[str, str]) -> None:
         ).raise_for_status()
 
 
-def about_pushed(person: Person) -> str:
+def describe_pushes(person: Person) -> str:
     """Return a description of the data that `push_users` pushes about `person`."""
     count = len(person.properties)
     cohorts = f"and is in {' and '.join(person.cohort_ids)}" if person.cohort_ids else "and is in no cohort"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import click
 
 from proxy.sandbox.faults import FaultKind
-from proxy.sandbox.people import named
+from proxy.sandbox.people import example_people
 from proxy.sandbox.server import Sandbox
 
 PORT = click.IntRange(1, 65535)
@@ -58,7 +58,7 @@ def free_port(first: int) -> int:
 
 def print_sandbox(emulated: Sandbox) -> None:
     click.secho(f"Users and cohorts of the emulated Amplitude at {emulated.url}:", bold=True)
-    for person in named():
+    for person in example_people():
         name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
         click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
     click.echo(f"  {'user_id=user-1 ... user-999999999':40}numbered users for load tests; 2 % of them are unknown")

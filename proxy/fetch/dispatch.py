@@ -143,29 +143,29 @@ class Dispatcher:
             released=lease.granted - next_call.keys() - (call.call.parts if call else frozenset()),
         )
 
-    def complete(self, identity: Identity, sent: SentCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
+    def complete(self, identity: Identity, sent_call: SentCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
         """Cache the result of a call and pass it to the callers.
 
         Return the parts that failed with 429 and stay pending.
         """
-        parts = sent.call.parts
+        parts = sent_call.call.parts
         if isinstance(outcome, Fetched):
             with self._pending.lock:
-                warm = any(pending.warm for pending in self._pending.carried_by(identity, sent.number))
+                warm = any(pending.warm for pending in self._pending.carried_by(identity, sent_call.number))
             record = outcome.record.warm() if warm else outcome.record
             # The record is cached first, so that a new caller finds either the pending part or the cached record.
-            self._store.save(identity, record, parts, generation=sent.generation)
+            self._store.save(identity, record, parts, generation=sent_call.generation)
             settled = {part: outcome.faults.get(part, record) for part in parts}
-            self._pending.settle(identity, settled, call=sent.number)
+            self._pending.settle(identity, settled, call=sent_call.number)
             return []
         self._store.save(identity, EMPTY, parts, outcome.word)
         refused: list[PendingPart] = []
         if isinstance(outcome, QuotaExhausted):
             with self._pending.lock:
-                carried = self._pending.carried_by(identity, sent.number)
+                carried = self._pending.carried_by(identity, sent_call.number)
                 refused = [pending for pending in carried if pending.requested]
         failed = parts - {pending.part for pending in refused}
-        self._pending.settle(identity, dict.fromkeys(failed, outcome), call=sent.number)
+        self._pending.settle(identity, dict.fromkeys(failed, outcome), call=sent_call.number)
         return refused
 
     def poll(self, identity: Identity, remote: RemoteCall) -> tuple[RemoteCall, dict[Part, PendingPart]]:
@@ -181,11 +181,11 @@ class Dispatcher:
                 outcomes[pending.part] = record
         self._pending.settle(identity, outcomes, call=remote.number)
         unsettled = [pending for pending in remote.parts if pending.part not in outcomes]
-        given_up = {pending.part: pending for pending in unsettled if pending.part in lease.granted}
-        if unneeded := lease.granted - given_up.keys():
+        abandoned = {pending.part: pending for pending in unsettled if pending.part in lease.granted}
+        if unneeded := lease.granted - abandoned.keys():
             self._store.save(identity, EMPTY, unneeded)
         with self._pending.lock:
-            for pending in given_up.values():
+            for pending in abandoned.values():
                 pending.call, pending.remote = None, False
-        remaining = [pending for pending in unsettled if pending.part not in given_up]
-        return RemoteCall(remote.number, remaining), given_up
+        remaining = [pending for pending in unsettled if pending.part not in abandoned]
+        return RemoteCall(remote.number, remaining), abandoned

@@ -145,8 +145,8 @@ def time_zone(value: object, zone: object, *, environment: Environment) -> objec
 
     Returns text with the offset of the zone, which the filter date reads.
     """
-    found = moment(value)
-    if found is None or found.seconds not in _MOMENTS:
+    time = moment(value)
+    if time is None or time.seconds not in _MOMENTS:
         return value
     local = _zone(zone)
     if local is None:
@@ -154,8 +154,8 @@ def time_zone(value: object, zone: object, *, environment: Environment) -> objec
         problem = f"{printed(zone)[:80]} is not a time zone, so the preview uses UTC"
         run.note(Finding(run.line, "unknown-time-zone", problem, "write a name such as 'America/New_York'"))
         local = UTC
-    offset = local.utcoffset(datetime.fromtimestamp(found.seconds, local)) or timedelta()
-    return Moment(found.seconds, found.nanoseconds, round(offset.total_seconds())).strftime("%Y-%m-%d %H:%M:%S %z")
+    offset = local.utcoffset(datetime.fromtimestamp(time.seconds, local)) or timedelta()
+    return Moment(time.seconds, time.nanoseconds, round(offset.total_seconds())).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def unchanged(value: object, _: object = None) -> object:

@@ -133,18 +133,18 @@ def tag_value_name(tag: str, words: Iterable[str]) -> str:
 def misspelt(name: str) -> str | None:
     """Return the attribute of Braze that `name` resembles; None if `name` is such an attribute or resembles none."""
     prefix, attribute = (attributes(name) or [("", "")])[0]
-    if braze_object := meant_object(prefix):
+    if braze_object := suggest_object(prefix):
         return name.replace(prefix, braze_object, 1)
-    suggestion = meant_attribute(attribute, prefix)
+    suggestion = suggest_attribute(attribute, prefix)
     return name.replace(f"{{{attribute}}}", f"{{{suggestion}}}") if suggestion else None
 
 
-def meant_object(prefix: str) -> str | None:
+def suggest_object(prefix: str) -> str | None:
     """Return the object of Braze that was probably meant; None if `prefix` is such an object or resembles none."""
     return None if not prefix or prefix in BRAZE_OBJECTS else similar(prefix, sorted(BRAZE_OBJECTS))
 
 
-def meant_attribute(attribute: str, prefix: str = "") -> str | None:
+def suggest_attribute(attribute: str, prefix: str = "") -> str | None:
     """Return the documented attribute of `prefix` that was probably meant; None if `attribute` is documented too."""
     known = sorted(DOCUMENTED.get(prefix, ()))
     if not attribute or attribute in known:
@@ -157,30 +157,30 @@ def meant_attribute(attribute: str, prefix: str = "") -> str | None:
 def is_value_name(name: str) -> bool:
     """Return whether a test value can have this name."""
     objects = _CUSTOM | DOCUMENTED.keys()
-    found = attributes(name)
-    if len(found) == 1 and name.endswith("}"):
-        prefix = found[0][0]
-        return name.startswith(f"{prefix}.${{" if prefix else "${") and found[0][1] != ""
+    parts = attributes(name)
+    if len(parts) == 1 and name.endswith("}"):
+        prefix = parts[0][0]
+        return name.startswith(f"{prefix}.${{" if prefix else "${") and parts[0][1] != ""
     return name in objects - {""} or bool(_TAG_VALUE.fullmatch(name))
 
 
 def variables(values: Mapping[str, Any], user: User) -> dict[str, Any]:
     """Return the variables of a message: the test values, and the ids of the user."""
-    found: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
     for name, value in sorted(values.items(), key=lambda entry: "${" in entry[0]):  # objects before their attributes
         for prefix, attribute in attributes(name):
-            container = found.setdefault(prefix or ATTRIBUTES, {})
+            container = objects.setdefault(prefix or ATTRIBUTES, {})
             if isinstance(container, dict):
                 container[attribute.replace('"', "")] = value
         if "${" not in name and not _TAG_VALUE.fullmatch(name):
-            found[name] = dict(value) if isinstance(value, dict) else value
+            objects[name] = dict(value) if isinstance(value, dict) else value
     ids: dict[str, dict[str, Any]] = {ATTRIBUTES: {"user_id": user.user_id or None}}
     for device in ("most_recently_used_device", "targeted_device"):
         ids[device] = {"id": user.device_id or None}
     for name, value in ids.items():
-        container = found.get(name)
-        found[name] = {**container, **value} if isinstance(container, dict) else value
-    return found
+        container = objects.get(name)
+        objects[name] = {**container, **value} if isinstance(container, dict) else value
+    return objects
 
 
 def catalog_rows(rows: Any, ids: list[str]) -> list[Any]:

@@ -20,10 +20,10 @@ from liquid.token import TOKEN_EOF, TOKEN_TAG
 from proxy.liquid import tag_syntax
 from proxy.liquid.braze_objects import arguments, catalog_rows, tag_value_name, value_names
 from proxy.liquid.ruby import printed
-from proxy.liquid.scanner import CONTENT_BLOCK_TAG, Unreadable, markups, rewritten
+from proxy.liquid.scanner import CONTENT_BLOCK_TAG, Unreadable, markups, rewrite
 from proxy.liquid.state import Run
 from proxy.liquid.tag_stream import read
-from proxy.liquid.tags import rendered
+from proxy.liquid.tags import render_text
 from proxy.liquid.types import Finding
 
 _EXTRAS = re.compile(r":key\s+\S.*?\s+:value\s+\S.*", re.DOTALL)
@@ -42,7 +42,7 @@ class _WordsNode(Node):
         self.blank = False
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        words = [word for text in self.words for word in arguments(rendered(text, context, self.run))]
+        words = [word for text in self.words for word in arguments(render_text(text, context, self.run))]
         if self.tag == "catalog_items":
             value = self.run.value_of(tag_value_name(self.tag, words[:1]))
             self._require(value, (list, dict))
@@ -86,7 +86,7 @@ class _ContentBlockNode(Node):
             run.need(value, line)
         run.open_blocks.append(name)
         try:
-            for node in context.env.from_string(rewritten(text, pieces)).nodes:
+            for node in context.env.from_string(rewrite(text, pieces)).nodes:
                 node.render(context, buffer)
                 run.line = line
         finally:

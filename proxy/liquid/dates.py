@@ -15,11 +15,11 @@ _MAX_TEXT = 200
 
 def date(value: object, form: object) -> object:
     """Format a date. A value that is not a date, or too long for a date, is unchanged."""
-    wanted = text(form)
-    if not wanted:
+    pattern = text(form)
+    if not pattern:
         return value
-    found = moment(value)
-    return value if found is None else found.strftime(wanted)
+    time = moment(value)
+    return value if time is None else time.strftime(pattern)
 
 
 def moment(value: object) -> Moment | None:

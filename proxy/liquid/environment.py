@@ -20,7 +20,7 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
-from proxy.liquid.lookup import looked_up
+from proxy.liquid.lookup import look_up
 from proxy.liquid.ruby import RubyError
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -99,10 +99,10 @@ class BrazeContext(RenderContext):
     def get(self, path: list[object], *, token: Token | None, default: object = None) -> object:
         """Return the value of a variable; None if it is absent."""
         root, *steps = path
-        found = self.scope.get(root) if isinstance(root, str) else None
+        value = self.scope.get(root) if isinstance(root, str) else None
         for step in steps:
-            found = looked_up(found, step)
-        return found
+            value = look_up(value, step)
+        return value
 
     def get_buffer(self, buf: TextIO | None = None) -> LimitedStringIO:
         """Return a buffer for a block, within the limit of the whole message."""
@@ -187,19 +187,19 @@ def _fix(shown: str) -> str:
     return "add an if around the expression, or correct its values"
 
 
-def _require_arity(function: Callable[..., object], given: int) -> None:
+def _require_arity(function: Callable[..., object], count: int) -> None:
     """Raise Ruby's error for a filter with missing or extra arguments."""
-    least, most = _arity(function)
-    if not least <= given <= most:
-        expected = f"{least}" if least == most else f"{least}..{most}"
-        raise RubyError(f"wrong number of arguments (given {given}, expected {expected})")
+    minimum, maximum = _arity(function)
+    if not minimum <= count <= maximum:
+        expected = f"{minimum}" if minimum == maximum else f"{minimum}..{maximum}"
+        raise RubyError(f"wrong number of arguments (given {count}, expected {expected})")
 
 
 @cache
 def _arity(function: Callable[..., object]) -> tuple[int, int]:
     parameters = inspect.signature(function).parameters.values()
-    positional = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    return sum(each.default is each.empty for each in positional), len(positional)
+    positional = [parameter for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return sum(parameter.default is parameter.empty for parameter in positional), len(positional)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:

@@ -192,7 +192,7 @@ def value(token: Token, markup: str) -> Expression:
     return _Lookup(token, [*_steps(token, text)])
 
 
-def filtered(token: Token, markup: str) -> FilteredExpression:
+def parse_filtered(token: Token, markup: str) -> FilteredExpression:
     """Return a value with its filters."""
     # Only here Ruby first tries its strict parser, which allows blanks, as in `a [0]`.
     markup = standard(markup) or markup
@@ -234,11 +234,11 @@ def _comparison(token: Token, markup: str) -> Condition:
     match = _COMPARISON.search(markup)
     if match is None:
         raise NotLiquidError("a condition is missing; write {% if value %} or {% if value == 'x' %}", token=token)
-    right = tested(token, match[3]) if match[3] is not None else Constant(token, None)
-    return Condition(token, tested(token, match[1]), match[2], right)
+    right = parse_operand(token, match[3]) if match[3] is not None else Constant(token, None)
+    return Condition(token, parse_operand(token, match[1]), match[2], right)
 
 
-def tested(token: Token, markup: str) -> Expression:
+def parse_operand(token: Token, markup: str) -> Expression:
     """Return a side of a comparison, in which `blank` and `empty` are tests."""
     return _Test(token, _TESTS[markup]) if markup in _TESTS else value(token, markup)
 
@@ -257,7 +257,7 @@ def when_values(token: Token, markup: str) -> list[Expression]:
         match = _WHEN.search(rest)
         if match is None:
             raise NotLiquidError("when has no value; write {% when 'value' %}", token=token)
-        values.append(tested(token, match[1]))
+        values.append(parse_operand(token, match[1]))
         rest = match[2]
     return values
 
@@ -274,18 +274,18 @@ def _steps(token: Token, text: str) -> Iterator[Expression]:
         yield value(token, step[1:-1]) if step.startswith("[") else Constant(token, AfterDot(step))
 
 
-def _range_end(found: object) -> int:
-    if found is None:
+def _range_end(bound: object) -> int:
+    if bound is None:
         return 0
-    return leading_integer(found) if isinstance(found, str) else integer(found)
+    return leading_integer(bound) if isinstance(bound, str) else integer(bound)
 
 
-def to_i(found: object) -> int:
+def to_i(number: object) -> int:
     """Return a number as an integer, as Ruby's `to_i` does."""
-    if isinstance(found, str):
-        return leading_integer(found)
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return int(found)
-    if found is None:
+    if isinstance(number, str):
+        return leading_integer(number)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return int(number)
+    if number is None:
         return 0
     raise RubyError("internal")

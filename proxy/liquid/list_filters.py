@@ -36,8 +36,8 @@ def where(value: object, name: object, target: object = None) -> list[Any] | Non
     """Return the entries with a property, or with this value of the property."""
 
     def matches(entry: object) -> bool:
-        found = property_of(entry, name)
-        return found is not None and found is not False if target is None else equal(found, target)
+        actual = property_of(entry, name)
+        return actual is not None and actual is not False if target is None else equal(actual, target)
 
     return _by_property(name, lambda: [entry for entry in entries(value) if matches(entry)])
 

@@ -24,7 +24,7 @@ class WithoutPropertiesError(Exception):
     """The value has no properties, such as a boolean."""
 
 
-def looked_up(value: Any, step: object) -> Any:
+def look_up(value: Any, step: object) -> Any:
     """Return the value of a step such as `.name` or `[0]`; None if it is absent."""
     if isinstance(step, str) and isinstance(value, Mapping):
         if step in value:

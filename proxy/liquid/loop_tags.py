@@ -97,8 +97,8 @@ class CycleTag(Tag):
         """Return the node of the tag."""
         token, markup = read(stream)
         named = re.match(rf"({FRAGMENT})\s*:\s*(.*)", markup, re.ASCII | re.DOTALL)
-        found = (first_value(token, part) for part in (named[2] if named else markup).split(","))
-        values = [part for part in found if part and not (isinstance(part, Constant) and part.value is None)]
+        parts = (first_value(token, part) for part in (named[2] if named else markup).split(","))
+        values = [part for part in parts if part and not (isinstance(part, Constant) and part.value is None)]
         if not re.match(FRAGMENT, markup):
             raise NotLiquidError("cycle has no values; write {% cycle 'a', 'b' %}", token=token)
         if named:

@@ -41,14 +41,14 @@ class Loop(Expression):
         name = f"{self.identifier}-{self.iterable}"
         offset = self.attributes["offset"].evaluate(context) if "offset" in self.attributes else None
         start = context.stopindex(name) if offset is self else self._integer(offset) or 0
-        found = self.values.evaluate(context)
+        collection = self.values.evaluate(context)
         limit = self.attributes["limit"].evaluate(context) if "limit" in self.attributes else None
         length = self._integer(limit)
-        values = _collection(found)
+        values = _collection(collection)
         # Not `len`, which raises OverflowError for a long range.
         size = max(0, values.stop - values.start) if isinstance(values, range) else len(values)
         first, last = 0, size
-        if not isinstance(found, str):  # Ruby ignores offset and limit for a text
+        if not isinstance(collection, str):  # Ruby ignores offset and limit for a text
             first = min(max(0, start), size)
             last = size if length is None else min(max(first, start + length), size)
         context.stopindex(name, start + last - first)
@@ -58,10 +58,10 @@ class Loop(Expression):
     def children(self) -> list[Expression]:
         return [self.values, *self.attributes.values()]
 
-    def _integer(self, found: object) -> int | None:
+    def _integer(self, value: object) -> int | None:
         if self.lenient:
-            return None if found is None else to_i(found)
-        return None if found is None else integer(found)
+            return None if value is None else to_i(value)
+        return None if value is None else integer(value)
 
 
 class _Number(Expression):
@@ -78,9 +78,9 @@ class _Number(Expression):
         return [self.inner]
 
 
-def _collection(found: object) -> Any:
-    if isinstance(found, range | list | tuple):
-        return found
-    if isinstance(found, dict):
-        return [list(pair) for pair in found.items()]
-    return [found] if isinstance(found, str) and found else []
+def _collection(value: object) -> Any:
+    if isinstance(value, range | list | tuple):
+        return value
+    if isinstance(value, dict):
+        return [list(pair) for pair in value.items()]
+    return [value] if isinstance(value, str) and value else []

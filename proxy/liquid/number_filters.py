@@ -69,14 +69,14 @@ def floor(value: object) -> int:
 
 def at_least(value: object, least: object) -> int | float:
     """Return the larger number."""
-    found, limit = number(value), number(least)
-    return plain(max(found, limit))
+    amount, limit = number(value), number(least)
+    return plain(max(amount, limit))
 
 
 def at_most(value: object, most: object) -> int | float:
     """Return the smaller number."""
-    found, limit = number(value), number(most)
-    return plain(min(found, limit))
+    amount, limit = number(value), number(most)
+    return plain(min(amount, limit))
 
 
 def _calculated(

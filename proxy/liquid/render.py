@@ -15,12 +15,12 @@ from proxy.liquid.braze_objects import value_names
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
 from proxy.liquid.lint.delimiters import delimiter_findings, opening_span
-from proxy.liquid.lint.merge import merged
+from proxy.liquid.lint.merge import merge_findings
 from proxy.liquid.lint.message import findings
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
-from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, line_at, markups, rewritten
+from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, line_at, markups, rewrite
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
@@ -68,7 +68,7 @@ def render(
         outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
         return _rendering(run, source, pieces, **outcome)
     _note(run, findings(source, pieces, environment.tags))
-    plain = rewritten(source, pieces)
+    plain = rewrite(source, pieces)
     outcome = _outcome(environment, plain, run)
 
     def render_again(run: Run) -> str:
@@ -148,7 +148,7 @@ def _message(environment: BrazeEnvironment, plain: str) -> str:
 def _rendering(
     run: Run, source: str, pieces: Sequence[Markup], outcome: Any, message: str = "", reason: str = ""
 ) -> Rendering:
-    ordered = merged(run.findings, source, pieces)
+    ordered = merge_findings(run.findings, source, pieces)
     if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these problems first", level="note"))

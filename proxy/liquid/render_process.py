@@ -38,7 +38,7 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "LD_LI
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
-def refused(reason: str) -> bytes:
+def refusal_report(reason: str) -> bytes:
     """Return the report of a message that cannot be rendered."""
     return write_json(report(Rendering("refused", reason=reason)))
 
@@ -88,7 +88,7 @@ class Child:
         (`proxy.liquid.braze_objects`). A child ends itself after `seconds` and is killed `grace_seconds` later. The
         report names such failures. Errors of `ask` are raised.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)
         limit.daemon = True
         limit.start()
@@ -103,11 +103,11 @@ class Child:
             pass  # the child ended too early
         finally:
             limit.cancel()
-        if time.monotonic() - began >= seconds:
-            return refused(f"rendering takes longer than {seconds:g} s; simplify the message; {OUR_LIMIT}")
+        if time.monotonic() - started_at >= seconds:
+            return refusal_report(f"rendering takes longer than {seconds:g} s; simplify the message; {OUR_LIMIT}")
         if self.process.wait() < 0:
-            return refused(f"rendering takes too much memory or time; simplify the message; {OUR_LIMIT}")
-        return refused("the preview failed with an internal error; report this message")
+            return refusal_report(f"rendering takes too much memory or time; simplify the message; {OUR_LIMIT}")
+        return refusal_report("the preview failed with an internal error; report this message")
 
     def _exchange(self, message: object) -> tuple[bytes, bytes]:
         """Send a message and return kind and data of the child's next message."""
@@ -147,12 +147,12 @@ class Renderer:
         operator's short names by kind.
         """
         if not self._places.acquire(blocking=False):
-            return refused(OTHERS_RENDER)
+            return refusal_report(OTHERS_RENDER)
         try:
             try:
                 child = self._child()
             except OSError:
-                return refused("the server cannot start a process now; try again in a moment")
+                return refusal_report("the server cannot start a process now; try again in a moment")
             with child:
                 rendered = child.render(template, user, ask, aliases=aliases, values=values)
             with contextlib.suppress(OSError):  # the next message starts a child itself

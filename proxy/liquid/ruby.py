@@ -47,7 +47,7 @@ class RubyError(LiquidError):
 
 def text(value: object) -> str:
     """Return a value as the input of a text filter: a list has brackets, unlike in a message."""
-    return inspected(value) if isinstance(value, list | tuple) else printed(value)
+    return inspect_value(value) if isinstance(value, list | tuple) else printed(value)
 
 
 def printed(value: object) -> str:
@@ -66,7 +66,7 @@ def printed(value: object) -> str:
         case list() | tuple():
             return "".join(printed(entry) for entry in value)
         case dict():
-            return inspected(value)
+            return inspect_value(value)
         case range():
             return f"{value.start}..{value.stop - 1}"
     return _DROPS.get(type(value).__name__, "")
@@ -77,7 +77,7 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def inspected(value: object) -> str:
+def inspect_value(value: object) -> str:
     """Return a value as Ruby shows it inside a list or an object."""
     match value:
         case None:
@@ -85,9 +85,10 @@ def inspected(value: object) -> str:
         case str():
             return '"' + _ESCAPED.sub(_escape, encodable(value)) + '"'
         case dict():
-            return "{" + ", ".join(f"{inspected(key)}=>{inspected(entry)}" for key, entry in value.items()) + "}"
+            members = (f"{inspect_value(key)}=>{inspect_value(entry)}" for key, entry in value.items())
+            return "{" + ", ".join(members) + "}"
         case list() | tuple():
-            return "[" + ", ".join(inspected(entry) for entry in value) + "]"
+            return "[" + ", ".join(inspect_value(entry) for entry in value) + "]"
     return printed(value)
 
 

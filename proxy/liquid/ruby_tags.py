@@ -26,8 +26,8 @@ from proxy.liquid.expressions import (
     NotLiquidError,
     UnusualSyntaxError,
     condition,
-    filtered,
     first_value,
+    parse_filtered,
     same,
     when_values,
 )
@@ -55,7 +55,7 @@ class OutputTag(Tag):
         token = stream.eat(TOKEN_OUTPUT)
         markup = stream.expect(TOKEN_EXPRESSION).value
         _report_unusual(self.env, token, markup)
-        return _PrintedNode(token, filtered(token, markup))
+        return _PrintedNode(token, parse_filtered(token, markup))
 
 
 class EchoTag(Tag):
@@ -68,7 +68,7 @@ class EchoTag(Tag):
         """Return the node of the tag."""
         token, markup = read(stream)
         _report_unusual(self.env, token, markup)
-        return _PrintedNode(token, filtered(token, markup))
+        return _PrintedNode(token, parse_filtered(token, markup))
 
 
 class AssignTag(Tag):
@@ -85,7 +85,7 @@ class AssignTag(Tag):
             raise NotLiquidError("assign has no name or no value; write {% assign name = value %}", token=token)
         name = Identifier(match[1], token=token)
         _report_unusual(self.env, token, markup[match.end() :])
-        return AssignNode(token, name=name, expression=filtered(token, markup[match.end() :]))
+        return AssignNode(token, name=name, expression=parse_filtered(token, markup[match.end() :]))
 
 
 class CaptureTag(Tag):
@@ -133,11 +133,11 @@ class _ConditionTag(Tag):
         return self.node_class(token, whole, consequence, alternatives, default)
 
     def _condition(self, token: Token, markup: str) -> Condition:
-        found = condition(token, markup)
+        parsed = condition(token, markup)
         # An unknown operator is an error in the message, which has its own finding.
-        if found.has_known_operators() and not is_standard_condition(markup):
+        if parsed.has_known_operators() and not is_standard_condition(markup):
             self.env.error(UnusualSyntaxError("the condition is not standard Liquid", token=token))
-        return found
+        return parsed
 
 
 class IfTag(_ConditionTag):
@@ -163,7 +163,7 @@ class _When(Expression):
 
     def evaluate(self, context: RenderContext) -> list[bool]:
         left = self.left.evaluate(context)
-        return [same(left, found.evaluate(context)) for found in self.values]
+        return [same(left, value.evaluate(context)) for value in self.values]
 
     def children(self) -> list[Expression]:
         return self.values

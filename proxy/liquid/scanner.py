@@ -119,7 +119,7 @@ def markups(source: str) -> list[Markup]:
     return pieces
 
 
-def rewritten(source: str, pieces: Iterable[Markup]) -> str:
+def rewrite(source: str, pieces: Iterable[Markup]) -> str:
     """Return `source` as plain Liquid with the same line numbers. `pieces`: the Liquid in `source`."""
     plain, at = [], 0
     for markup in pieces:

@@ -42,8 +42,8 @@ def _tokens(markup: str) -> Iterator[tuple[str, str]]:
         if match is None or match.lastgroup is None:
             raise _NotStandard
         at = match.end()
-        found = match[match.lastgroup]
-        yield (found if match.lastgroup == "sign" else match.lastgroup), found
+        text = match[match.lastgroup]
+        yield (text if match.lastgroup == "sign" else match.lastgroup), text
 
 
 class _Parser:

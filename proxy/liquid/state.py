@@ -56,7 +56,7 @@ class Run:
             self.calls.append((request, answer))
         return answer
 
-    def again(self, ask: AskForTag) -> Run:
+    def restart(self, ask: AskForTag) -> Run:
         """Return a new rendering for the same user, which must end at the same time."""
         return Run(self.user, ask, self.values, self._until - self._monotonic(), self._monotonic)
 

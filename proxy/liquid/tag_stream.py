@@ -18,6 +18,6 @@ def read(stream: TokenStream) -> tuple[Token, str]:
 
 def read_block(stream: TokenStream) -> tuple[Token, str]:
     """Return a tag's token and the text after its name. The stream moves to the token after the tag."""
-    found = read(stream)
+    tag = read(stream)
     stream.next()
-    return found
+    return tag

@@ -81,13 +81,13 @@ class Tag:
 
 def parse(text: str) -> Tag:
     """Parse the text after the tag's name."""
-    found = list(words(text))
-    url = found.pop(0) if found and not found[0].startswith(":") else ""
+    remaining = list(words(text))
+    url = remaining.pop(0) if remaining and not remaining[0].startswith(":") else ""
     options: dict[str, list[str]] = {}
     unknown: list[str] = []
     remainder: list[str] = []
     current: str | None = None
-    for word in found:
+    for word in remaining:
         option = _OPTION.match(word)
         if option and option[1] in OPTIONS:
             options[option[1]] = []

@@ -17,7 +17,7 @@ from liquid.tag import Tag as LiquidTag
 from proxy.liquid import tag_syntax
 from proxy.liquid.limits import MAX_OUTPUT, MAX_SOURCE, MAX_TAGS
 from proxy.liquid.report import tag_report
-from proxy.liquid.scanner import Unreadable, markups, rewritten
+from proxy.liquid.scanner import Unreadable, markups, rewrite
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.tag_stream import read
 from proxy.liquid.types import Finding, Request
@@ -71,13 +71,13 @@ class _ConnectedContentNode(Node):
             )
         line = run.line
 
-        url = rendered(tag.url, context, run).strip(tag_syntax.BLANKS)
+        url = render_text(tag.url, context, run).strip(tag_syntax.BLANKS)
         if tag_syntax.NO_BREAK_SPACE in url:
             url = url.replace(tag_syntax.NO_BREAK_SPACE, "")
             run.note(_no_break_space(line))
-        headers = rendered(tag.options.get("headers", ""), context, run)
+        headers = render_text(tag.options.get("headers", ""), context, run)
         content_type = tag_syntax.content_type({**tag.options, "headers": headers})
-        body = tag_syntax.json_body(rendered(tag.body, context, run), content_type)
+        body = tag_syntax.json_body(render_text(tag.body, context, run), content_type)
         name = tag_syntax.route(url)
         answer = run.ask(_request(name, url, tag, body, content_type, headers)) if name else None
         run.check_time()
@@ -115,11 +115,11 @@ class _ConnectedContentNode(Node):
                 if piece.name in _NOT_RERENDERED:
                     end = piece.start + len(piece.text)
                     text = f"{text[: piece.start]}{{% raw %}}{piece.text}{{% endraw %}}{text[end:]}"
-            plain = rewritten(text, markups(text))
+            plain = rewrite(text, markups(text))
         except Unreadable as error:
             self.run.note(_unreadable_answer(self.run.line, error))
             return text
-        return rendered(plain, context, self.run)
+        return render_text(plain, context, self.run)
 
 
 class ConnectedContentTag(LiquidTag):
@@ -138,7 +138,7 @@ class ConnectedContentTag(LiquidTag):
         return _ConnectedContentNode(token, tag_syntax.parse(text), self._run)
 
 
-def rendered(text: str, context: RenderContext, run: Run) -> str:
+def render_text(text: str, context: RenderContext, run: Run) -> str:
     """Return plain Liquid inside a tag as text."""
     if "{{" not in text and "{%" not in text:
         return text

@@ -97,23 +97,23 @@ def truncate(value: object, length: object = 50, end: object = "...") -> str | N
     """Cut a text to `length` characters, including `end`."""
     if value is None:
         return None
-    full, most, ending = text(value), integer(length), text(end)
-    return full[: max(0, most - len(ending))] + ending if len(full) > most else full
+    full, limit, ending = text(value), integer(length), text(end)
+    return full[: max(0, limit - len(ending))] + ending if len(full) > limit else full
 
 
 def truncatewords(value: object, words: object = 15, end: object = "...") -> str | None:
     """Cut a text after `words` words; a shorter text is unchanged."""
     if value is None:
         return None
-    full, most = text(value), max(1, integer(words))
-    if most + 1 not in _INT:
-        raise RubyError(f"integer {most} too big for truncatewords")
-    found = _WORD.findall(full)
-    if len(found) > most:
-        return " ".join(found[:most]) + text(end)
+    full, limit = text(value), max(1, integer(words))
+    if limit + 1 not in _INT:
+        raise RubyError(f"integer {limit} too big for truncatewords")
+    first_words = _WORD.findall(full)
+    if len(first_words) > limit:
+        return " ".join(first_words[:limit]) + text(end)
     # Ruby counts an empty word after a blank at the end.
-    if len(found) == most and full[-1:] in WHITE[1:] and full:
-        return " ".join(found) + text(end)
+    if len(first_words) == limit and full[-1:] in WHITE[1:] and full:
+        return " ".join(first_words) + text(end)
     return full
 
 
@@ -147,7 +147,7 @@ def strip_html(value: object) -> str:
     """Remove HTML tags and comments, and scripts and styles with their text."""
     full = text(value)
     blocks = {"<script": "</script>", "<!--": "-->", "<style": "</style>"}
-    kept, at = [], 0
+    pieces, at = [], 0
     for match in re.finditer("|".join(blocks), full):
         closing = blocks[match[0]]
         if match.start() < at or not closing:
@@ -156,11 +156,11 @@ def strip_html(value: object) -> str:
         if end < 0:
             blocks[match[0]] = ""  # a search from every later start would take quadratic time
             continue
-        kept.append(full[at : match.start()])
+        pieces.append(full[at : match.start()])
         at = end + len(closing)
-    rest = "".join(kept) + full[at:]
+    remaining = "".join(pieces) + full[at:]
     # Without a `>` after it, each `<` would be searched to the end.
-    tags, close, after = rest.rpartition(">")
+    tags, close, after = remaining.rpartition(">")
     return re.sub(r"<[^>]*>", "", tags + close) + after
 
 

@@ -21,7 +21,7 @@ from proxy.profile.record import Record
 def write(value: Any) -> bytes:
     """Return the stored form of `value`."""
     if not value or not isinstance(value, dict):
-        return compressed(write_json(value))
+        return compress(write_json(value))
     return assemble({name: write_json(member) for name, member in value.items()})
 
 
@@ -31,12 +31,12 @@ def assemble(members: Mapping[str, bytes]) -> bytes:
         return b"{}"
     # Two names may become equal in UTF-8. The later value wins, as in any JSON.
     lines = {write_json(name): value for name, value in members.items()}
-    return compressed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
+    return compress(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
 
 
 def read(stored: bytes) -> Any:
     """Return the value of a stored form."""
-    lines = decompressed(stored)
+    lines = decompress(stored)
     if b"\n" not in lines:
         return read_written(lines)
     columns = read_written(b"[" + lines.replace(b"\n", b",") + b"]")
@@ -63,17 +63,17 @@ def members(stored: bytes) -> dict[str, bytes]:
 
 def split(stored: bytes) -> tuple[bytes, list[bytes]]:
     """Return the names of a stored object as a JSON array, and the JSON of its values; no names for any other value."""
-    names, newline, values = decompressed(stored).partition(b"\n")
+    names, newline, values = decompress(stored).partition(b"\n")
     return (names, values.split(b"\n")) if newline else (b"[]", [])
 
 
-def compressed(lines: bytes) -> bytes:
+def compress(lines: bytes) -> bytes:
     """Compress `lines` if they are long. `lines` must not begin with the byte 4."""
     return _COMPRESSED + lz4.block.compress(lines) if len(lines) >= _LONG else lines
 
 
-def decompressed(stored: bytes) -> bytes:
-    """Return the lines that `compressed` was called with."""
+def decompress(stored: bytes) -> bytes:
+    """Return the lines that `compress` was called with."""
     if stored[:1] != _COMPRESSED:
         return stored
     lines: bytes = lz4.block.decompress(memoryview(stored)[1:])

@@ -103,7 +103,7 @@ def correct_times(record: Record, now: float) -> Record:
     return limited(record, now + CLOCK_ERROR_SECONDS, now - CLOCK_ERROR_SECONDS)
 
 
-def received(record: Record, known: Record, now: float) -> Record:
+def merge_remote(record: Record, known: Record, now: float) -> Record:
     """Return what to merge into the `known` record from the `record` of another process.
 
     A copy with a time in the future does not replace a known copy, because its age is unknown.

@@ -42,15 +42,15 @@ class Snapshot:
     def without(self, digests: Iterable[int], checkpoint: Callable[[], object] = lambda: None) -> Snapshot:
         """Return the snapshot without these members. Return the same object if it contains none of them."""
         pieces = list(self.pieces)
-        found = False
+        is_changed = False
         for digest in digests:
             checkpoint()
             piece = pieces[digest >> _PIECE_SHIFT]
             place = bisect_left(piece, digest)
             if place < len(piece) and piece[place] == digest:
                 pieces[digest >> _PIECE_SHIFT] = piece[:place] + piece[place + 1 :]
-                found = True
-        return Snapshot(self.as_of, tuple(pieces)) if found else self
+                is_changed = True
+        return Snapshot(self.as_of, tuple(pieces)) if is_changed else self
 
 
 class SnapshotBuilder:

@@ -16,7 +16,7 @@ _BOOLEANS = {"true": True, "false": False}
 _FIRST_CHARACTERS = frozenset("-0123456789[{tf")
 
 
-def typed(name: str, value: Any, text_properties: AbstractSet[str]) -> Any:
+def convert_text(name: str, value: Any, text_properties: AbstractSet[str]) -> Any:
     """Return the value of a property with its type.
 
     A canonical decimal (see `number`) becomes a number. `true` and `false` become booleans, and a JSON array or object

@@ -10,14 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Any, get_args
 
 from proxy.sandbox.faults import BatchFaultKind, Fault, FaultSwitch
 from proxy.sandbox.http import Reply
-from proxy.sandbox.receiving import disturbed, upstream_error
-from proxy.sandbox.request_log import RequestLog, parsed
+from proxy.sandbox.receiving import apply_fault, upstream_error
+from proxy.sandbox.request_log import RequestLog, parse_body
 
 _DEDUPLICATION_SECONDS = 7 * 24 * 3600.0
 _EPS_THRESHOLD = 1000
@@ -34,6 +34,7 @@ _NOT_THROTTLED: dict[str, Any] = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class BatchApi:
     """Receives events and stores each event once. Thread-safe.
 
@@ -41,21 +42,14 @@ class BatchApi:
     clock: returns epoch seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        key: str = "sandbox-api-key",
-        max_events: int = 2000,
-        max_bytes: int = 20_000_000,
-        latency: float = 0.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.key = key
-        self.max_events = max_events
-        self.max_bytes = max_bytes
-        self.latency = latency
+    key: str = "sandbox-api-key"
+    max_events: int = 2000
+    max_bytes: int = 20_000_000
+    latency: float = 0.0
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self.faults = FaultSwitch(get_args(BatchFaultKind))
-        self._clock = clock
         self._lock = threading.Lock()
         self.reset()
 
@@ -97,12 +91,12 @@ class BatchApi:
 
     def receive(self, path: str, headers: Message, body: bytes) -> Reply:
         """Return the answer to a POST of `body` to /batch."""
-        payload = parsed(body)
+        payload = parse_body(body)
         events = payload.get("events") if isinstance(payload, dict) else None
         items = events if isinstance(events, list) else []
         ids = {_text(item, name) for item in items for name in _IDS}
         with self._lock:
-            request = self.log.add(self._clock(), body)
+            request = self.log.add(self.clock(), body)
             request.objects = len(items)
             fault = self.faults.take(lambda fault: fault.user_id is None or any(map(fault.concerns, ids)))
             reply = self._rejection(headers, body, payload, items, fault)
@@ -112,7 +106,7 @@ class BatchApi:
                     self._store(_without_short_ids(event, shortest), request.arrived)
                 summary = {"events_ingested": len(items), "payload_size_bytes": len(body)}
                 accepted = Reply(200, {"code": 200, **summary, "server_upload_time": int(request.arrived * 1000)})
-                reply = disturbed(accepted, fault)
+                reply = apply_fault(accepted, fault)
             reply = replace(reply, delay=reply.delay + self.latency)
             request.status = 0 if reply.lost else reply.status
         return reply

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Any, Literal, get_args
 
@@ -17,8 +17,8 @@ from proxy.sandbox.braze_objects import problem, user_key
 from proxy.sandbox.braze_profiles import BrazeProfiles, KnownUsers
 from proxy.sandbox.faults import BrazeFaultKind, Fault, FaultSwitch
 from proxy.sandbox.http import Reply
-from proxy.sandbox.receiving import disturbed, upstream_error
-from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parsed
+from proxy.sandbox.receiving import apply_fault, upstream_error
+from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parse_body
 
 ARRAYS = ("attributes", "events", "purchases")
 """The arrays of a request, in the order in which Braze processes them."""
@@ -31,6 +31,7 @@ _NO_VALID_DATA = "Valid data must be provided in the 'attributes', 'events', or 
 _MAINTENANCE = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
 
 
+@dataclass(kw_only=True, eq=False)
 class BrazeApi:
     """Receives requests and logs them. Thread-safe.
 
@@ -39,27 +40,17 @@ class BrazeApi:
     latency: seconds before each answer. clock: returns epoch seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        key: str = "sandbox-braze-key",
-        known_users: KnownUsers = "sandbox",
-        per_minute: int = 60_000,
-        rate_limit_header: RateLimitHeader = "retry-after",
-        max_objects: int = 75,
-        max_bytes: int = _PAYLOAD_BYTES,
-        latency: float = 0.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.key = key
-        self.known_users = known_users
-        self.per_minute = per_minute
-        self.rate_limit_header = rate_limit_header
-        self.max_objects = max_objects
-        self.max_bytes = max_bytes
-        self.latency = latency
+    key: str = "sandbox-braze-key"
+    known_users: KnownUsers = "sandbox"
+    per_minute: int = 60_000
+    rate_limit_header: RateLimitHeader = "retry-after"
+    max_objects: int = 75
+    max_bytes: int = _PAYLOAD_BYTES
+    latency: float = 0.0
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self.faults = FaultSwitch(get_args(BrazeFaultKind))
-        self._clock = clock
         self._lock = threading.Lock()
         self.reset()
 
@@ -112,16 +103,16 @@ class BrazeApi:
 
     def receive(self, path: str, headers: Message, body: bytes) -> Reply:
         """Return the answer to a POST of `body` to `path`, which is /users/track with or without a slash at the end."""
-        payload = parsed(body)
+        payload = parse_body(body)
         arrays = _arrays(payload)
         users = {_user(item) for items in arrays.values() for item in items} - {None}
         with self._lock:
-            request = self.log.add(self._clock(), body)
+            request = self.log.add(self.clock(), body)
             request.objects = sum(map(len, arrays.values()))
             fault = self.faults.take(lambda fault: fault.user_id is None or any(map(fault.concerns, users)))
-            reply = self._rejection(path, headers, request, payload, arrays, fault)
+            reply = self._rejection(path, headers, request, payload, fault)
             if reply is None:
-                reply = disturbed(self._accept(arrays, fault), fault)
+                reply = apply_fault(self._accept(arrays, fault), fault)
             reply = replace(reply, delay=reply.delay + self.latency)
             self._note_overlaps(users, request.arrived, reply)
             request.status = 0 if reply.lost else reply.status
@@ -137,13 +128,7 @@ class BrazeApi:
                 self._busy_until[user] = until
 
     def _rejection(
-        self,
-        path: str,
-        headers: Message,
-        request: ReceivedRequest,
-        payload: Any,
-        arrays: Mapping[str, list[Any]],
-        fault: Fault | None,
+        self, path: str, headers: Message, request: ReceivedRequest, payload: Any, fault: Fault | None
     ) -> Reply | None:
         """Return the answer to a request that is rejected as a whole; None if it is not rejected."""
         if fault and (reply := self._faulty(fault, request.arrived)):

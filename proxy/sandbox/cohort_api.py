@@ -72,9 +72,9 @@ class Exports:
     def answer(self, path: str, fault: Fault | None, query: str = "") -> Reply:
         """Answer an authorized GET of this path and query below `/api/`."""
         kind = fault.kind if fault else ""
-        later = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
+        retry_headers = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
         if kind == "cohort-429" or (kind == "cohort-file-429" and path.endswith("/file")):
-            return Reply(429, {"error": {"http_code": 429}}, later)
+            return Reply(429, {"error": {"http_code": 429}}, retry_headers)
         if kind == "cohort-500":
             return Reply(500, "Internal Server Error")
         match path.removeprefix("/api/5/cohorts/").split("/"):
@@ -83,7 +83,7 @@ class Exports:
             case ["request-status", request_id] if request_id in self._jobs:
                 return self._status(request_id, stuck=kind == "cohort-stuck")
             case ["request", request_id, "file"] if request_id in self._jobs:
-                return self._file(self._jobs[request_id].file or b"", kind, later)
+                return self._file(self._jobs[request_id].file or b"", kind, retry_headers)
             case _:
                 return Reply(404)
 
@@ -115,7 +115,7 @@ class Exports:
         job_ids = {"request_id": request_id, "cohort_id": job.cohort_id}
         return Reply(200 if done else 202, job_ids | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 
-    def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
+    def _file(self, file: bytes, kind: str, retry_headers: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
         headers = {"Content-Type": "text/csv"}
         if self._documented.cohort_gzip == "yes":  # the file itself, not the transfer
@@ -135,7 +135,7 @@ class Exports:
         if kind == "cohort-loop":
             reply = Reply(302, "", {"Location": f"/{link}"})
         elif kind == "cohort-storage-429":
-            reply = Reply(429, "", later)
+            reply = Reply(429, "", retry_headers)
         elif kind == "cohort-unbounded-cut":
             reply = Reply(200, file, headers, _CUT_OFF + len("\n"), unbounded=True)
         elif kind.startswith("cohort-gzip"):

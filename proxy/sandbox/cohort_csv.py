@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from proxy.sandbox.people import Person, find, named
+from proxy.sandbox.people import Person, example_people, find
 from proxy.sandbox.user_data import Documented
 
 _CROWD = 4000
@@ -92,7 +92,7 @@ def _members(cohort_id: str) -> Iterator[str]:
         yield from (f"user-{number}" for number in range(1, int(sized[1]) + 1))
         yield ""
         return
-    yield from (person.user_id or "" for person in named() if cohort_id in person.cohort_ids)
+    yield from (person.user_id or "" for person in example_people() if cohort_id in person.cohort_ids)
     for number in range(1, _CROWD + 1) if re.match(r"c[0-9]", cohort_id) else ():
         person = find(f"user-{number}", None)
         if person and cohort_id in person.cohort_ids:

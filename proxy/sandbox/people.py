@@ -113,7 +113,7 @@ _BY_DEVICE = {person.device_id: person for person in _NAMED}
 _NUMBERED = re.compile(r"user-([1-9][0-9]{0,8})\Z")
 
 
-def named() -> tuple[Person, ...]:
+def example_people() -> tuple[Person, ...]:
     """Return the named users."""
     return _NAMED
 

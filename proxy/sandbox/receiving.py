@@ -45,7 +45,7 @@ def receive(handler: QuietHandler, path: str, api: ReceivingApi, closing: thread
     return None
 
 
-def received(api: ReceivingApi, detail: str) -> Reply:
+def answer_report(api: ReceivingApi, detail: str) -> Reply:
     """Answer GET /emulator/NAME with the report and the fault, and GET /emulator/NAME/DETAIL with received data."""
     if not detail:
         fault = api.faults.current
@@ -65,7 +65,7 @@ def upstream_error(fault: Fault, body: Mapping[str, Any]) -> Reply | None:
             return None
 
 
-def disturbed(reply: Reply, fault: Fault | None) -> Reply:
+def apply_fault(reply: Reply, fault: Fault | None) -> Reply:
     """Return the answer to an accepted request, after a fault that delays, drops or damages the answer."""
     match fault:
         case Fault(kind="slow"):

@@ -24,7 +24,7 @@ class ReceivedRequest:
     @property
     def payload(self) -> Any:
         """Return the parsed body; None if it is not JSON."""
-        return parsed(self.body)
+        return parse_body(self.body)
 
     def as_json(self) -> dict[str, Any]:
         """Return the values for the JSON of the emulator."""
@@ -58,7 +58,7 @@ class RequestLog:
         }
 
 
-def parsed(body: bytes) -> Any:
+def parse_body(body: bytes) -> Any:
     """Return the value of a JSON body; None if it is not JSON. NaN and Infinity are not JSON."""
     try:
         return json.loads(body, parse_constant=_reject_constant)

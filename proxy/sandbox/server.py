@@ -28,8 +28,8 @@ from proxy.sandbox.cohort_api import Exports
 from proxy.sandbox.faults import Fault, FaultKind, FaultSwitch, fault_from
 from proxy.sandbox.http import QuietHandler, QuietServer, Reply
 from proxy.sandbox.people import Person, find
-from proxy.sandbox.receiving import ReceivingApi, receive, received
-from proxy.sandbox.user_data import Documented, listed, user_data
+from proxy.sandbox.receiving import ReceivingApi, answer_report, receive
+from proxy.sandbox.user_data import Documented, split_parameter, user_data
 
 WINDOW_SECONDS = 60.0
 
@@ -173,7 +173,7 @@ class _Handler(QuietHandler):
         elif path.startswith("/emulator/"):
             name, _, detail = path.removeprefix("/emulator/").partition("/")
             api = sandbox.receiving.get(name)
-            self.send(received(api, detail) if api else Reply(404))
+            self.send(answer_report(api, detail) if api else Reply(404))
         elif not path.startswith("/api/"):
             self.send(Reply(404))
         elif refusal := self._unauthorized("basic"):
@@ -243,7 +243,7 @@ class _Handler(QuietHandler):
         person = find(query.get("user_id"), query.get("device_id"))
         if person is None:
             return self._answer(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
-        sandbox.expose(person, listed(query, "rec_id"))
+        sandbox.expose(person, split_parameter(query, "rec_id"))
         answer = {"userData": user_data(person, query, sandbox.documented)}
         if kind == "another-user":
             answer["userData"] |= {"user_id": "another-user", "device_id": "another-device"}

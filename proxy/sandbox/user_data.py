@@ -65,7 +65,7 @@ def user_data(person: Person, query: Mapping[str, str], documented: Documented) 
     return {**parts, **data}
 
 
-def listed(query: Mapping[str, str], name: str) -> list[str]:
+def split_parameter(query: Mapping[str, str], name: str) -> list[str]:
     """Return the entries of a comma-separated parameter."""
     return [entry for entry in query.get(name, "").split(",") if entry]
 
@@ -74,7 +74,9 @@ def _recommendations(person: Person, query: Mapping[str, str], documented: Docum
     if person.recommendations is None:
         return [] if documented.dormant == "empty" else None
     recommendations = [
-        person.recommendations[rec_id] for rec_id in listed(query, "rec_id") if rec_id in person.recommendations
+        person.recommendations[rec_id]
+        for rec_id in split_parameter(query, "rec_id")
+        if rec_id in person.recommendations
     ]
     if rec_type := query.get("rec_type"):  # a recommendation by type is outside the experiment
         return [{**entry, "is_control": False, "recommendation_source": rec_type} for entry in recommendations]
@@ -82,7 +84,7 @@ def _recommendations(person: Person, query: Mapping[str, str], documented: Docum
 
 
 def _computations(person: Person, query: Mapping[str, str]) -> dict[str, str]:
-    comp_ids = listed(query, "comp_id") or COMPUTATIONS
+    comp_ids = split_parameter(query, "comp_id") or COMPUTATIONS
     names = {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
     return {name: value for name, value in person.computations.items() if name in names}
 
@@ -95,7 +97,7 @@ def _propensities(person: Person, query: Mapping[str, str]) -> dict[str, Any]:
             "pred_id": prediction,
             "prop_type": kind,
         }
-        for prediction in listed(query, "prediction_id")
+        for prediction in split_parameter(query, "prediction_id")
         if prediction in person.propensities
     ]
     return {"propensity": propensities[0]["prop"] if propensities else None, "propensities": propensities}

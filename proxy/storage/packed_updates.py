@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.profile.encoding import compressed, decompressed
+from proxy.profile.encoding import compress, decompress
 from proxy.profile.overlay import apply_updates
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import Record
@@ -14,7 +14,7 @@ from proxy.profile.updates import NO_UPDATES, Updates, merged, pack, parse_updat
 
 def read_packed(packed: bytes | None) -> Updates:
     """Return the unpacked updates."""
-    return unpack(decompressed(packed)) if packed is not None else {}
+    return unpack(decompress(packed)) if packed is not None else {}
 
 
 def with_packed(
@@ -35,4 +35,4 @@ def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes |
     if packed is not None:
         new = merged(updates_since(read_packed(packed), horizon), new)
     # Updates that the previous version stored may be too large alone: their names take more bytes now.
-    return None if too_large(new) else compressed(pack(new))
+    return None if too_large(new) else compress(pack(new))

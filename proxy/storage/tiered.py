@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
-from proxy.profile.record import EMPTY, Record, received
+from proxy.profile.record import EMPTY, Record, merge_remote
 from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
@@ -84,7 +84,7 @@ class TieredStore:
         if stored.updates and identity.user_id is not None:
             self.memory.push([(identity.user_id, stored.updates)], generation)
         shared = stored.record if self._only is None else stored.record.only(self._only)
-        record = received(shared, self.memory.read(identity), self._clock.now())
+        record = merge_remote(shared, self.memory.read(identity), self._clock.now())
         return self.memory.merge(identity, record, generation)
 
     def save(

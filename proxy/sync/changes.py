@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from proxy.braze.limits import LeftOut, fit_attribute
-from proxy.storage.sent_values import Sent
+from proxy.braze.limits import OmittedValue, fit_attribute
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.sync.delivery import Change
 
 MAX_REMOVALS = 1000
@@ -16,7 +16,7 @@ MAX_REMOVALS = 1000
 _MIN_USERS_PER_REMOVAL = 5
 
 
-class Desired(NamedTuple):
+class UserAttributes(NamedTuple):
     """The current attributes of a user. The value None means that the user does not have the attribute.
 
     Attributes with an unknown value are left out. `at`: the time of the values (Unix seconds).
@@ -51,42 +51,42 @@ class ChangeCounts:
 
 
 class ChangePlanner:
-    """Plans the changes of users, and counts them. `everything`: send unchanged values too.
+    """Plans the changes of users, and counts them. `resend_unchanged`: send unchanged values too.
 
     An absent value is sent as null only if the state has a value of this attribute for the user. Otherwise, the sync
     has sent no value of this attribute, and null would cost a data point.
     """
 
-    def __init__(self, digest: Callable[[object], bytes], *, everything: bool) -> None:
+    def __init__(self, digest: Callable[[object], bytes], *, resend_unchanged: bool) -> None:
         self.counts = ChangeCounts()
         self._digest = digest
-        self._everything = everything
+        self._resend_unchanged = resend_unchanged
         self._null, self._true, self._false = digest(None), digest(True), digest(False)
 
-    def change(self, desired: Desired, sent: Mapping[str, Sent]) -> Change | None:
-        """Return what to send for a user with the accepted values `sent`; None if nothing changed."""
+    def change(self, desired: UserAttributes, accepted: Mapping[str, AcceptedValue]) -> Change | None:
+        """Return what to send for a user with the accepted values; None if nothing changed."""
         changes: dict[str, Any] = {}
         removes = False
         for name, value in desired.attributes.items():
-            last = sent.get(name)
+            last = accepted.get(name)
             if value is None:
                 if last is None:
                     continue
                 if last.at > desired.at:
                     self.counts.outdated += 1
                     continue
-                if last.digest == self._null and not self._everything:
+                if last.digest == self._null and not self._resend_unchanged:
                     continue
                 changes[name] = None
                 removes = True
                 continue
             fitted = fit_attribute(name, value)
-            if isinstance(fitted, LeftOut):
+            if isinstance(fitted, OmittedValue):
                 self.counts.left_out[name, fitted.reason] += 1
                 continue
             self.counts.fitted.update((name, reason) for reason in fitted.reasons)
             is_sent = last is not None and last.digest == self._digest(fitted.value)
-            if is_sent and not self._everything:
+            if is_sent and not self._resend_unchanged:
                 self.counts.unchanged += 1
             elif last is not None and last.at > desired.at:
                 self.counts.outdated += 1
@@ -94,15 +94,17 @@ class ChangePlanner:
                 changes[name] = fitted.value
         return self._counted(Change(desired.user_id, changes, desired.at), removes=removes)
 
-    def departure(self, user_id: str, attribute: str, sent: Mapping[str, Sent], at: float) -> Change | None:
+    def departure(
+        self, user_id: str, attribute: str, accepted: Mapping[str, AcceptedValue], at: float
+    ) -> Change | None:
         """Return the change to false for a user who left the cohort; None if nothing is to be sent."""
-        last = sent.get(attribute)
+        last = accepted.get(attribute)
         if last is None:
             return None
         if last.at > at:
             self.counts.outdated += last.digest == self._true
             return None
-        if last.digest == self._true or (self._everything and last.digest == self._false):
+        if last.digest == self._true or (self._resend_unchanged and last.digest == self._false):
             return self._counted(Change(user_id, {attribute: False}, at), removes=True)
         if last.digest == self._false:
             self.counts.unchanged += 1

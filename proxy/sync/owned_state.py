@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from proxy.storage.sent_values import Sent
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.sync.state import AcceptedValues
 
 if TYPE_CHECKING:
-    from proxy.storage.redis.sync_state import RedisSentState
+    from proxy.storage.redis.sync_state import RedisSyncState
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class OwnedState:
     errors of `shared`.
     """
 
-    def __init__(self, shared: RedisSentState, local: AcceptedValues, endpoint: str, api_key: str) -> None:
+    def __init__(self, shared: RedisSyncState, local: AcceptedValues, endpoint: str, api_key: str) -> None:
         self._shared = shared
         self._local = local
         self._endpoint = endpoint
@@ -33,16 +33,16 @@ class OwnedState:
         """Return the keyed digest of a JSON value."""
         return self._shared.digest(value) if self._uses_shared else self._local.digest(value)
 
-    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+    def read(self, user_ids: Sequence[str]) -> list[Mapping[str, AcceptedValue]]:
         """Return the accepted attributes of each user."""
         # Each time, because a run of sync can take over the state for another key.
-        differing = self._shared.differing(self._endpoint, self._api_key)
-        if differing and self._uses_shared:
-            _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing)})
-        self._uses_shared = not differing
-        return self._local.sent(user_ids) if differing else self._shared.sent(user_ids)
+        differing_names = self._shared.compare_owner(self._endpoint, self._api_key)
+        if differing_names and self._uses_shared:
+            _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing_names)})
+        self._uses_shared = not differing_names
+        return self._local.read(user_ids) if differing_names else self._shared.read(user_ids)
 
-    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]]) -> None:
         """Store accepted attributes."""
         if not (self._uses_shared and self._shared.record_as_owner(accepted, self._endpoint, self._api_key)):
             self._local.record(accepted)

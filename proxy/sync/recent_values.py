@@ -7,7 +7,7 @@ from threading import Lock
 
 from cachetools import LRUCache
 
-from proxy.storage.sent_values import Sent, ValueDigester, merge, new_key
+from proxy.storage.accepted_values import AcceptedValue, ValueDigester, merge, new_key
 
 _MAX_USERS = 100_000
 
@@ -18,18 +18,18 @@ class RecentValues:
     def __init__(self, max_users: int = _MAX_USERS) -> None:
         self._digester = ValueDigester(new_key())
         self._lock = Lock()
-        self._users: LRUCache[str, dict[str, Sent]] = LRUCache(max_users)
+        self._users: LRUCache[str, dict[str, AcceptedValue]] = LRUCache(max_users)
 
     def digest(self, value: object) -> bytes:
         """Return the keyed digest of a JSON value."""
         return self._digester.value(value)
 
-    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+    def read(self, user_ids: Sequence[str]) -> list[Mapping[str, AcceptedValue]]:
         """Return the accepted attributes of each user."""
         with self._lock:
             return [dict(self._users.get(user_id, {})) for user_id in user_ids]
 
-    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]]) -> None:
         """Store accepted attributes, except those with an older time than the stored ones."""
         with self._lock:
             for user_id, attributes in accepted:

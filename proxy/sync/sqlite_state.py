@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from proxy.storage.sent_values import (
-    Sent,
+from proxy.storage.accepted_values import (
+    AcceptedValue,
     ValueDigester,
     differing_settings,
     encoded_ids,
@@ -37,7 +37,7 @@ class StateUnavailable(Exception):
 
 
 class SqliteState:
-    """Implements `SentState` in the file `path`. Every method may raise StateUnavailable.
+    """Implements `SyncState` in the file `path`. Every method may raise StateUnavailable.
 
     `create`: create a missing file, with mode 0600. Otherwise, a missing file means an empty state in memory.
     """
@@ -92,11 +92,11 @@ class SqliteState:
         """Return the keyed digest of a JSON value."""
         return self._digester.value(value)
 
-    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+    def read(self, user_ids: Sequence[str]) -> list[Mapping[str, AcceptedValue]]:
         """Return the accepted attributes of each user; empty for an unknown user."""
-        return self._run(lambda: self._sent(encoded_ids(user_ids)))
+        return self._run(lambda: self._read(encoded_ids(user_ids)))
 
-    def _sent(self, ids: Sequence[bytes]) -> list[Mapping[str, Sent]]:
+    def _read(self, ids: Sequence[bytes]) -> list[Mapping[str, AcceptedValue]]:
         by_id: dict[bytes, bytes] = {}
         for start in range(0, len(ids), _PAGE_USERS):
             page = ids[start : start + _PAGE_USERS]
@@ -106,21 +106,22 @@ class SqliteState:
             )
         return [unpack(by_id.get(id, b"")) for id in ids]
 
-    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]]) -> None:
         """Merge accepted attributes into the state. The attributes are on the disk when this method returns."""
         ids = encoded_ids(user_id for user_id, _ in accepted)
 
         def write() -> None:
-            stored = dict(zip(ids, self._sent(ids), strict=True))
+            stored = dict(zip(ids, self._read(ids), strict=True))
             for id, (_, new) in zip(ids, accepted, strict=True):
                 stored[id] = merge(stored[id], new)
             self._database.executemany(
-                "INSERT OR REPLACE INTO users VALUES (?, ?)", [(id, pack(sent)) for id, sent in stored.items()]
+                "INSERT OR REPLACE INTO users VALUES (?, ?)",
+                [(id, pack(attributes)) for id, attributes in stored.items()],
             )
 
         self._write(write)
 
-    def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
+    def users(self) -> Iterator[tuple[str, Mapping[str, AcceptedValue]]]:
         """Yield every user of the state, by id."""
         last = b""
         while page := self._run(partial(self._page, last)):
@@ -146,7 +147,7 @@ class SqliteState:
 
         return self._write(write)
 
-    def differing(self, endpoint: str, api_key: str) -> list[str]:
+    def compare_owner(self, endpoint: str, api_key: str) -> list[str]:
         """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         (owner,) = self._run(lambda: self._database.execute("SELECT owner FROM state").fetchone())
         return [] if owner is None else differing_settings(owner, self._digester.owner(endpoint, api_key))

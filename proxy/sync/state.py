@@ -1,6 +1,6 @@
 """The interfaces of the accepted values and of the state of sent values.
 
-`SentState` has two implementations: SQLite in sync/, and Redis in storage/redis/.
+`SyncState` has two implementations: SQLite in sync/, and Redis in storage/redis/.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from proxy.storage.sent_values import Sent
+from proxy.storage.accepted_values import AcceptedValue
 
-__all__ = ["Sent", "SentState"]
+__all__ = ["AcceptedValue", "SyncState"]
 
 
 class AcceptedValues(Protocol):
@@ -19,26 +19,26 @@ class AcceptedValues(Protocol):
     def digest(self, value: object) -> bytes:
         """Return the keyed digest of a JSON value. Equal JSON values have equal digests; 1 and 1.0 are equal."""
 
-    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+    def read(self, user_ids: Sequence[str]) -> list[Mapping[str, AcceptedValue]]:
         """Return the accepted attributes of each user; empty for an unknown user."""
 
-    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]]) -> None:
         """Store accepted attributes, and keep all other attributes. An older time never replaces a newer one."""
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users. Return the number of removed users."""
 
 
-class SentState(AcceptedValues, Protocol):
+class SyncState(AcceptedValues, Protocol):
     """Accepted values that are stored durably, and belong to one endpoint and key of Braze."""
 
-    def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
+    def users(self) -> Iterator[tuple[str, Mapping[str, AcceptedValue]]]:
         """Yield every user of the state. Redis may yield a user twice."""
 
     def count(self) -> int:
         """Return the number of users."""
 
-    def differing(self, endpoint: str, api_key: str) -> list[str]:
+    def compare_owner(self, endpoint: str, api_key: str) -> list[str]:
         """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
 
     def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:

@@ -14,7 +14,7 @@ from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisUnavailable
 from proxy.sync.delivered_events import DeliveredEvents
-from proxy.sync.state import AcceptedValues, Sent
+from proxy.sync.state import AcceptedValue, AcceptedValues
 from proxy.sync.stream_objects import Kind, StreamObject
 from proxy.sync.stream_queue import Item, Outcome
 
@@ -114,9 +114,9 @@ class StreamDelivery:
             return []
         unsent: list[Item] = []
         unchanged_items: list[Item] = []
-        unchanged_values: list[tuple[str, Mapping[str, Sent]]] = []
+        unchanged_values: list[tuple[str, Mapping[str, AcceptedValue]]] = []
         outdated: list[Item] = []
-        accepted = self._state.sent([item.content.user_id for item in attributes])
+        accepted = self._state.read([item.content.user_id for item in attributes])
         for item, stored in zip(attributes, accepted, strict=True):
             content = item.content
             latest = {
@@ -125,7 +125,9 @@ class StreamDelivery:
                 if name not in stored or content.at >= stored[name].at
             }
             unchanged = {
-                name: Sent(digest, content.at) for name, digest in latest.items() if _is_same(stored, name, digest)
+                name: AcceptedValue(digest, content.at)
+                for name, digest in latest.items()
+                if _is_same(stored, name, digest)
             }
             if unchanged:
                 unchanged_values.append((content.user_id, unchanged))
@@ -227,7 +229,7 @@ class StreamDelivery:
         values = [
             (
                 content.user_id,
-                {name: Sent(self._state.digest(value), content.at) for name, value in content.content.items()},
+                {name: AcceptedValue(self._state.digest(value), content.at) for name, value in content.content.items()},
             )
             for content in contents
         ]
@@ -247,7 +249,7 @@ class StreamDelivery:
         self._failures.note(reason, reason=reason)
 
 
-def _is_same(stored: Mapping[str, Sent], name: str, digest: bytes) -> bool:
+def _is_same(stored: Mapping[str, AcceptedValue], name: str, digest: bytes) -> bool:
     return name in stored and stored[name].digest == digest
 
 

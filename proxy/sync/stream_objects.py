@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal
 
-from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES, LeftOut, fit_attribute, fit_event
+from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES, OmittedValue, fit_attribute, fit_event
 from proxy.profile.json import read_json
 from proxy.profile.updates import REMOVED, UNKNOWN, Updates, parse_updates
 
@@ -68,7 +68,7 @@ def stream_objects(
         else:
             properties = fields.get("event_properties")
             fitted = fit_event(event_type, properties if isinstance(properties, dict) else {})
-            if isinstance(fitted, LeftOut):
+            if isinstance(fitted, OmittedValue):
                 skipped[fitted.reason] += 1
             else:
                 skipped.update(fitted.reasons)
@@ -99,7 +99,7 @@ def _attributes(updates: Updates, selection: Selection, skipped: Counter[str]) -
             skipped["unknown_value"] += 1
         else:
             fitted = fit_attribute(name, None if value == REMOVED else read_json(value))
-            if isinstance(fitted, LeftOut):
+            if isinstance(fitted, OmittedValue):
                 skipped[fitted.reason] += 1
             else:
                 skipped.update(fitted.reasons)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from proxy.api.bodies import CurrentsResult
+from proxy.api.bodies.changes import CurrentsResult
 from proxy.api.errors import BadRequest, BodyTooLarge, Code
 from proxy.profile.errors import UpstreamRejected
 from proxy.storage.checkpoint import Checkpoint

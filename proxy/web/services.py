@@ -29,7 +29,7 @@ from proxy.webhooks.ingest import UpdateIngester
 if TYPE_CHECKING:
     from proxy.storage.redis.client import RedisClient
     from proxy.storage.redis.sync_runs import RedisSyncRuns
-    from proxy.storage.redis.sync_state import RedisSentState
+    from proxy.storage.redis.sync_state import RedisSyncState
 
 _KEY = "connected-content-proxy"
 
@@ -39,7 +39,7 @@ class Services:
     """The objects that views use, built once.
 
     A data view may wait `wait_seconds` for missing parts. The server sets `draining` when it stops. Requests on open
-    connections are still answered. `sent`: the state of the values sent to Braze, with Redis.
+    connections are still answered. `sync_state`: the state of the values sent to Braze, with Redis.
     """
 
     profiles: ProfileService
@@ -55,7 +55,7 @@ class Services:
     currents_relay: CurrentsRelay | None
     sync_runs: RedisSyncRuns | None
     redis: RedisClient | None
-    sent: RedisSentState | None
+    sync_state: RedisSyncState | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int

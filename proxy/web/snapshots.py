@@ -14,7 +14,7 @@ import orjson
 from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from proxy.api import bodies
+from proxy.api.bodies import changes
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.parameters import readable_id
 from proxy.api.query_string import values_of
@@ -56,7 +56,7 @@ removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
 def index() -> Response:
     """Return the installed snapshots, and the state of the memory cache."""
     memory = services().store.memory
-    cache: bodies.CacheState = {
+    cache: changes.CacheState = {
         "max_bytes": memory.max_size,
         "records": memory.records,
         "evictions": memory.evicted,
@@ -64,7 +64,7 @@ def index() -> Response:
     return _answer(snapshots=installed_snapshots(), cache=cache)
 
 
-def installed_snapshots() -> list[bodies.Snapshot]:
+def installed_snapshots() -> list[changes.Snapshot]:
     """Return the snapshots in this process."""
     return [
         {
@@ -138,8 +138,8 @@ def _caller_uploads() -> WeightedSemaphore:
     return _UPLOADS_BY_CALLER.setdefault(g.caller.name, WeightedSemaphore(1, wait_seconds=UPLOAD_WAIT_SECONDS))
 
 
-def _cohort_id(sent: str) -> str:
-    cohort_id = readable_id(sent.removesuffix("/"))  # a trailing slash belongs to the path
+def _cohort_id(text: str) -> str:
+    cohort_id = readable_id(text.removesuffix("/"))  # a trailing slash belongs to the path
     if cohort_id is None or _NOT_UTF_8 in cohort_id:
         raise BadRequest(
             "cohort_id is empty, is too long, is not UTF-8, begins or ends with white space, or contains a control "

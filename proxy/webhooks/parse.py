@@ -6,56 +6,27 @@ body that is invalid as a whole is rejected with an explanation.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import msgspec
-
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import readable_id
-from proxy.profile.json import write_json
-from proxy.profile.liquid_names import USER_PROPERTY
-from proxy.profile.text_values import typed
-from proxy.profile.updates import (
-    MAX_FIELDS,
-    REMOVED,
-    UNKNOWN,
-    Updates,
-    cleared,
-    membership,
-    merged,
-    properties,
-    property_lines,
-    too_large,
-)
+from proxy.profile.updates import Updates, membership, too_large
 from proxy.webhooks import envelope
 from proxy.webhooks.envelope import SkippedValue, TooMany
+from proxy.webhooks.property_updates import read_properties
+from proxy.webhooks.skipped_user import SkippedUser
+from proxy.webhooks.times import AHEAD_SECONDS, TIMES, parse_time, read_time
 
-_AHEAD_SECONDS = 600.0
-"""Seconds by which Amplitude's clock may be ahead. A later time would override all later updates."""
-RETRIED_SECONDS = 4 * 3600.0
-"""Seconds for which Amplitude retries. An update without a time may be this old, and must not override newer
-updates."""
-_MILLISECONDS, _MICROSECONDS = 1e11, 1e14  # a number of seconds stays below the first until the year 5138
-_TIMES = ("event_time", "server_received_time", "server_upload_time", "time", "client_event_time")
-"""In order of preference: Amplitude's own times first, then the times of the user's device."""
-_RECEIVED_TIMES = ("server_received_time", "server_upload_time")
-"""The times at which Amplitude received an event. The event cannot be later, even if the clock of the device is
-ahead."""
 _MESSAGE_IDS = ("message_id", "uuid", "$insert_id", "insert_id")
-_UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$remove")
-"""Operators whose result depends on the previous value, which only Amplitude knows."""
+_DEFAULT_PAYLOAD = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763", "users": [{"user_id": "u"}]}'
 _BYTES_AT_ONCE = 256 * 1024
 """Bytes that are hashed between two checkpoints, in a quarter of a millisecond."""
 _NO_PROPERTIES: AbstractSet[str] = frozenset()
-OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
 class Element(NamedTuple):
@@ -102,14 +73,6 @@ class TooLarge(Exception):
     """The body has too many users or values."""
 
 
-class _Skipped(Exception):
-    """A user has no usable update."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def read_cohorts(
     body: bytes | bytearray,
     now: float,
@@ -118,12 +81,12 @@ def read_cohorts(
 ) -> Batch:
     """Parse the body of a cohort webhook. Raises BadRequest and TooLarge.
 
-    `text_properties`: the properties whose text keeps its type (see `typed`).
+    `text_properties`: the properties whose text keeps its type (see `convert_text`).
     """
     payload = _document(body, checkpoint)
     if not isinstance(payload, dict):
         raise BadRequest(
-            f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}",
+            f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT_PAYLOAD}",
             code="invalid_body",
         )
     cohort_id = readable_id(payload.get("cohort_id"))
@@ -141,7 +104,7 @@ def read_cohorts(
             code="invalid_body",
             parameter="in_cohort",
         )
-    at = _moment(payload.get("computed_time"))
+    at = parse_time(payload.get("computed_time"))
     if at is None:
         raise BadRequest(
             'computed_time is missing or not a time; add "computed_time": "${input.computed_time}" to the template',
@@ -160,10 +123,14 @@ def read_cohorts(
     member = membership(cohort_id, is_in, at, now)
 
     def updates_of(_: str, user: dict[str, Any]) -> Updates:
-        if at > now + _AHEAD_SECONDS:
-            raise _Skipped("time_ahead")
+        if at > now + AHEAD_SECONDS:
+            raise SkippedUser("time_ahead")
         values = user.get("user_properties")
-        return member if values is None else {**member, **_properties(values, at, now, batch, text_properties)}
+        if values is None:
+            return member
+        updates, unapplied = read_properties(values, at, now, text_properties)
+        batch.unapplied += unapplied
+        return {**member, **updates}
 
     _parse_users(users, batch, updates_of, checkpoint)
     return batch
@@ -180,8 +147,8 @@ def read_users(
     """Parse the body of a streaming webhook: an event, a user, or an array of both. Raises BadRequest and TooLarge.
 
     Events have the form of Amplitude's exports. Users have the form of its Identify API. `whole` marks a complete set
-    of properties. `text_properties`: the properties whose text keeps its type (see `typed`). `keep_elements`: keep the
-    decoded elements, which are forwarded; an event without properties is then not skipped.
+    of properties. `text_properties`: the properties whose text keeps its type (see `convert_text`). `keep_elements`:
+    keep the decoded elements, which are forwarded; an event without properties is then not skipped.
     """
     payload = _document(body, checkpoint)
     batch = Batch()
@@ -202,22 +169,22 @@ def read_users(
         values = user.get("user_properties")
         is_event = keep_elements and "event_type" in user
         if values is None and not is_event:
-            raise _Skipped("no_properties")
+            raise SkippedUser("no_properties")
         whole = user.get("whole") in (True, "true")
-        at = _time(user, now)
-        updates = {} if values is None else _properties(values, at, now, batch, text_properties, whole=whole)
+        at = read_time(user, now)
+        updates: Updates = {}
+        if values is not None:
+            updates, unapplied = read_properties(values, at, now, text_properties, whole=whole)
+            batch.unapplied += unapplied
         if not updates and not is_event:
-            raise _Skipped("nothing_to_apply")
+            raise SkippedUser("nothing_to_apply")
         if keep_elements:
-            event_at = at if any(user.get(name) not in (None, "") for name in _TIMES) else now
+            event_at = at if any(user.get(name) not in (None, "") for name in TIMES) else now
             batch.elements.append(Element(user_id, user, at, event_at, updates))
         return updates
 
     _parse_users(users, batch, updates_of, checkpoint)
     return batch
-
-
-_DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763", "users": [{"user_id": "u"}]}'
 
 
 def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
@@ -242,19 +209,19 @@ def _parse_users(
         checkpoint()
         try:
             if isinstance(user, SkippedValue):
-                raise _Skipped(user.reason)
+                raise SkippedUser(user.reason)
             if not isinstance(user, dict):
-                raise _Skipped("not_an_object")
+                raise SkippedUser("not_an_object")
             user_id = readable_id(user.get("user_id"))
             if user_id is None:
                 # Events of users who are not logged in have no user_id.
-                raise _Skipped("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
+                raise SkippedUser("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
             updates = updates_of(user_id, user)
             if too_large(updates):
-                raise _Skipped("too_large")
+                raise SkippedUser("too_large")
             if updates:
                 batch.updates.append((user_id, updates))
-        except _Skipped as skipped:
+        except SkippedUser as skipped:
             batch.skipped[skipped.reason] += 1
 
 
@@ -273,106 +240,3 @@ def _message(
         digest.update(body[at : at + _BYTES_AT_ONCE])
         checkpoint()
     return digest.hexdigest()
-
-
-def _properties(
-    value: Any, at: float, now: float, batch: Batch, text_properties: AbstractSet[str], *, whole: bool = False
-) -> Updates:
-    """Return the updates in `user_properties`, which contains names and values, or Amplitude's operators."""
-    if isinstance(value, SkippedValue):
-        raise _Skipped(value.reason)
-    if not isinstance(value, dict):
-        batch.unapplied += 1
-        return {}
-    operands = [value[name] for name in OPERATORS & value.keys()]
-    if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
-        raise _Skipped("too_large")  # checked before the encoding, which would delay other requests
-    if not operands:
-        return _property_values(_typed(value, text_properties), at, now, whole=whole)
-    updates: Updates = {}
-    values: dict[str, bytes] = {}
-    for name, operand in value.items():
-        if name not in OPERATORS:
-            values |= _encoded(_typed({name: operand}, text_properties))
-        elif name == "$clearAll":
-            updates = cleared(at, now)
-            batch.unapplied += 1
-        elif name == "$unset" and isinstance(operand, list):
-            values |= {_plain(key): REMOVED for key in operand if isinstance(key, str)}
-        elif not isinstance(operand, dict):
-            batch.unapplied += 1
-        elif name == "$set":
-            values |= _encoded(_typed(operand, text_properties))
-        elif name == "$unset":
-            values |= dict.fromkeys(map(_plain, operand), REMOVED)
-        else:
-            batch.unapplied += len(operand)
-            if name in _UNKNOWABLE:
-                values |= dict.fromkeys(map(_plain, operand), UNKNOWN)
-    return merged(updates, properties(values, at, now))
-
-
-def _property_values(values: Mapping[str, Any], at: float, now: float, *, whole: bool) -> Updates:
-    """Return the updates of properties that have these values.
-
-    A batch has hundreds of thousands of values, and msgspec writes most types exactly as `write_json` does. msgspec
-    writes all values of a user at once, in a twentieth of the time.
-    """
-    if _SAME_IN_MSGSPEC.issuperset(map(type, values.values())):
-        with suppress(UnicodeEncodeError):  # half of a surrogate pair
-            names = _LINES(list(values))
-            if _PREFIXED not in names:
-                return property_lines(names, _LINES(list(values.values())), at, now, whole=whole)
-    return properties(_encoded(values), at, now, whole=whole)
-
-
-_LINES = msgspec.json.Encoder().encode_lines
-_SAME_IN_MSGSPEC = frozenset({str, int, bool, type(None)})
-_PREFIXED = f'"{USER_PROPERTY}'.encode()
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix(USER_PROPERTY)
-
-
-def _typed(values: Mapping[str, Any], text_properties: AbstractSet[str]) -> dict[str, Any]:
-    return {name: typed(_plain(name), value, text_properties) for name, value in values.items()}
-
-
-def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the JSON of each value by property name without prefix."""
-    return {_plain(name): write_json(value) for name, value in values.items()}
-
-
-def _time(user: Mapping[str, Any], now: float) -> float:
-    """Return the time of the user's update. An update without a time gets the earliest time that a retry can have."""
-    value = next((user[name] for name in _TIMES if user.get(name) not in (None, "")), None)
-    if value is None:
-        return now - RETRIED_SECONDS
-    at = _moment(value)
-    if at is None:
-        raise _Skipped("unreadable_time")
-    at = min([at, *(received for name in _RECEIVED_TIMES if (received := _moment(user.get(name))) is not None)])
-    if at > now + _AHEAD_SECONDS:
-        raise _Skipped("time_ahead")
-    return at
-
-
-_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?\Z")
-
-
-def _moment(value: Any) -> float | None:
-    """Return Unix seconds for a time in seconds, milliseconds, microseconds (as number or text) or ISO 8601."""
-    if isinstance(value, str):
-        value = value.strip()
-        if not _NUMBER.match(value):
-            try:
-                moment = datetime.fromisoformat(value)
-                at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-            except (ValueError, OverflowError):
-                return None
-            return at if at > 0 else None
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
-        return None
-    return value / (1e6 if value >= _MICROSECONDS else 1e3 if value >= _MILLISECONDS else 1.0)

@@ -13,7 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.amplitude import rate_limiter_redis
-from proxy.app import create_app, differing_settings
+from proxy.app import create_app
+from proxy.composition.redis import differing_settings
 from proxy.profile.errors import UpstreamError, UpstreamUnavailable
 from proxy.profile.parts import Identity
 from proxy.settings import Settings

@@ -9,8 +9,8 @@ import pytest
 from proxy.braze.limits import (
     PROFILE_FIELDS,
     STEERING_NAMES,
-    Fitted,
-    LeftOut,
+    FittedValue,
+    OmittedValue,
     attribute_name,
     fit_attribute,
     fit_event,
@@ -53,7 +53,7 @@ def test_attribute_name__prefix_of_amplitude__removed_once(name: str, attribute:
     ids=lambda value: str(value)[:20],
 )
 def test_fit_attribute__within_the_limits__unchanged(value: Any) -> None:
-    assert fit_attribute("plan", value) == Fitted(value, frozenset())
+    assert fit_attribute("plan", value) == FittedValue(value, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_fit_attribute__within_the_limits__unchanged(value: Any) -> None:
     ids=["text", "list", "both", "text in object", "list in object"],
 )
 def test_fit_attribute__too_long__cut_with_reason(value: Any, fitted: Any, reasons: set[str]) -> None:
-    assert fit_attribute("plan", value) == Fitted(fitted, frozenset(reasons))
+    assert fit_attribute("plan", value) == FittedValue(fitted, frozenset(reasons))
 
 
 @pytest.mark.parametrize(
@@ -96,21 +96,23 @@ def test_fit_attribute__too_long__cut_with_reason(value: Any, fitted: Any, reaso
     ],
 )
 def test_fit_attribute__braze_would_reject__left_out_with_reason(name: str, value: Any, reason: str) -> None:
-    assert fit_attribute(name, value) == LeftOut(reason)
+    assert fit_attribute(name, value) == OmittedValue(reason)
 
 
 def test_fit_attribute__longest_list_of_texts__is_no_object() -> None:
-    assert fit_attribute("plan", ["x" * 255] * 500) == Fitted(["x" * 255] * 500)
+    assert fit_attribute("plan", ["x" * 255] * 500) == FittedValue(["x" * 255] * 500)
 
 
 def test_fit_event__within_the_limits__unchanged_without_nulls() -> None:
     properties = {"a": 1, "b c.d": {"e f": [None]}, "g": False, "list": [0] * 600}
-    assert fit_event("Order Completed", {**properties, "h": None}) == Fitted(properties)
+    assert fit_event("Order Completed", {**properties, "h": None}) == FittedValue(properties)
 
 
 def test_fit_event__invalid_properties__left_out_and_texts_cut() -> None:
     properties = {"": 1, "$a": 1, "time": 1, "event_name": 1, "x" * 256: 1, "ok": "x" * 300}
-    assert fit_event("Viewed", properties) == Fitted({"ok": "x" * 255}, frozenset({"property_left_out", "text_cut"}))
+    assert fit_event("Viewed", properties) == FittedValue(
+        {"ok": "x" * 255}, frozenset({"property_left_out", "text_cut"})
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,4 +124,4 @@ def test_fit_event__invalid_properties__left_out_and_texts_cut() -> None:
     ],
 )
 def test_fit_event__over_the_limits__left_out_with_reason(name: str, properties: dict[str, Any], reason: str) -> None:
-    assert fit_event(name, properties) == LeftOut(reason)
+    assert fit_event(name, properties) == OmittedValue(reason)

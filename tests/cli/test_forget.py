@@ -14,7 +14,7 @@ from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from proxy.sync.sqlite_state import SqliteState
-from proxy.sync.state import Sent, SentState
+from proxy.sync.state import AcceptedValue, SyncState
 from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.command import run, start
@@ -60,8 +60,8 @@ def test_forget__shared_redis__reaches_the_service_within_a_second(start_service
             assert time.monotonic() < forgotten_at + 1, "the service still answers from its cache"
 
 
-def sent(state: SentState) -> list[tuple[str, dict[str, Sent]]]:
-    return [(user, {"plan": Sent(state.digest("gold"), 1000.0)}) for user in ("ava", "ben", "kit")]
+def sent(state: SyncState) -> list[tuple[str, dict[str, AcceptedValue]]]:
+    return [(user, {"plan": AcceptedValue(state.digest("gold"), 1000.0)}) for user in ("ava", "ben", "kit")]
 
 
 @pytest.mark.contract("7 state")
@@ -91,7 +91,7 @@ def test_forget__state_in_redis__deletes_the_user(start_service: Callable[..., S
         settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
         settings |= {"PROXY_API_KEYS": KEYS, "REDIS_URL": redis.url, **secret}
         services = installed(create_app(Settings.from_env(settings)))
-        state, client = services.sent, services.redis
+        state, client = services.sync_state, services.redis
         assert state is not None
         assert client is not None
         state.record(sent(state))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.profile.json import write_json
-from proxy.profile.text_values import typed
+from proxy.profile.text_values import convert_text
 
 NO_PROPERTIES: frozenset[str] = frozenset()
 
@@ -42,15 +42,15 @@ NO_PROPERTIES: frozenset[str] = frozenset()
     ],
 )
 def test_typed__text__has_the_type_of_the_profile_api(text: Any, value: Any) -> None:
-    assert typed("plan", text, NO_PROPERTIES) == value
-    assert type(typed("plan", text, NO_PROPERTIES)) is type(value)
+    assert convert_text("plan", text, NO_PROPERTIES) == value
+    assert type(convert_text("plan", text, NO_PROPERTIES)) is type(value)
 
 
 def test_typed__text_property__stays_text() -> None:
-    assert typed("zip", "2134", frozenset({"zip"})) == "2134"
-    assert typed("plan", "2134", frozenset({"zip"})) == 2134
+    assert convert_text("zip", "2134", frozenset({"zip"})) == "2134"
+    assert convert_text("plan", "2134", frozenset({"zip"})) == 2134
 
 
 @given(st.text() | st.from_regex(r"-?[0-9.]{1,20}|\[.*\]|\{.*\}", fullmatch=True))
 def test_typed__any_text__can_be_written_as_json(text: str) -> None:
-    write_json(typed("plan", text, NO_PROPERTIES))
+    write_json(convert_text("plan", text, NO_PROPERTIES))

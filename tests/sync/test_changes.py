@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from proxy.storage.sent_values import KEY_BYTES, Sent, ValueDigester
-from proxy.sync.changes import ChangePlanner, Desired, too_many_removals
+from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue, ValueDigester
+from proxy.sync.changes import ChangePlanner, UserAttributes, too_many_removals
 from proxy.sync.delivery import Change
 
 DIGESTER = ValueDigester(b"k" * KEY_BYTES)
 
 
-def planner(*, everything: bool = False) -> ChangePlanner:
-    return ChangePlanner(DIGESTER.value, everything=everything)
+def planner(*, resend_unchanged: bool = False) -> ChangePlanner:
+    return ChangePlanner(DIGESTER.value, resend_unchanged=resend_unchanged)
 
 
-def last(at: float = 100.0, **values: object) -> dict[str, Sent]:
-    return {name: Sent(DIGESTER.value(value), at) for name, value in values.items()}
+def last(at: float = 100.0, **values: object) -> dict[str, AcceptedValue]:
+    return {name: AcceptedValue(DIGESTER.value(value), at) for name, value in values.items()}
 
 
 def attributes(change: Change | None) -> Mapping[str, Any]:
     return {} if change is None else change.attributes
 
 
-CASES: list[tuple[str, dict[str, Any], dict[str, Sent], dict[str, Any], dict[str, Any]]] = [
+CASES: list[tuple[str, dict[str, Any], dict[str, AcceptedValue], dict[str, Any], dict[str, Any]]] = [
     # case, desired, accepted, sent, sent with --all
     ("new", {"plan": "gold"}, {}, {"plan": "gold"}, {"plan": "gold"}),
     ("equal", {"plan": "gold"}, last(plan="gold"), {}, {"plan": "gold"}),
@@ -47,31 +47,33 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Sent], dict[str, Any], dict[str
 
 @pytest.mark.parametrize(("desired", "accepted", "sent", "sent_by_all"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])  # fmt: skip  # noqa: E501
 def test_change__desired_and_accepted_values__only_differences_are_sent(
-    desired: dict[str, Any], accepted: dict[str, Sent], sent: dict[str, Any], sent_by_all: dict[str, Any]
+    desired: dict[str, Any], accepted: dict[str, AcceptedValue], sent: dict[str, Any], sent_by_all: dict[str, Any]
 ) -> None:
-    user = Desired("ava", desired, 100.0)
+    user = UserAttributes("ava", desired, 100.0)
     assert attributes(planner().change(user, accepted)) == sent
-    assert attributes(planner(everything=True).change(user, accepted)) == sent_by_all
+    assert attributes(planner(resend_unchanged=True).change(user, accepted)) == sent_by_all
 
 
 def test_counts__newer_values_accepted__outdated_unless_equal() -> None:
     plan = planner()
     accepted = last(100.5, plan="silver", points=3, news=True)
-    assert plan.change(Desired("ava", {"plan": "gold", "points": 3, "news": None}, 100.0), accepted) is None
+    assert plan.change(UserAttributes("ava", {"plan": "gold", "points": 3, "news": None}, 100.0), accepted) is None
     assert plan.departure("ben", "vip", last(100.5, vip=True), 100.0) is None
     assert plan.departure("cleo", "vip", last(100.5, vip=False), 100.0) is None
     assert (plan.counts.outdated, plan.counts.unchanged) == (3, 1)
 
 
 def test_change__time__is_that_of_the_values() -> None:
-    assert planner().change(Desired("ava", {"plan": "gold"}, 123.5), {}) == Change("ava", {"plan": "gold"}, 123.5)
+    assert planner().change(UserAttributes("ava", {"plan": "gold"}, 123.5), {}) == Change(
+        "ava", {"plan": "gold"}, 123.5
+    )
 
 
 def test_counts__several_users__every_value_is_counted_once() -> None:
     plans = planner()
-    plans.change(Desired("a", {"plan": "gold", "points": 3, "zip": None}, 100.0), last(plan="gold", zip="1"))
-    plans.change(Desired("b", {"plan": "gold"}, 100.0), last(plan="gold"))
-    plans.change(Desired("c", {"plan": None, "zip": None}, 100.0), last(plan="gold", zip="1"))
+    plans.change(UserAttributes("a", {"plan": "gold", "points": 3, "zip": None}, 100.0), last(plan="gold", zip="1"))
+    plans.change(UserAttributes("b", {"plan": "gold"}, 100.0), last(plan="gold"))
+    plans.change(UserAttributes("c", {"plan": None, "zip": None}, 100.0), last(plan="gold", zip="1"))
     counts = plans.counts
     assert (counts.users, counts.changed, counts.unchanged, counts.removals) == (2, 4, 2, 2)
     assert counts.saved_percent == 33
@@ -80,11 +82,11 @@ def test_counts__several_users__every_value_is_counted_once() -> None:
 def test_change__values_over_the_limits__cut_value_is_compared_and_others_are_left_out() -> None:
     plans = planner()
     text = "x" * 300
-    change = plans.change(Desired("a", {"bio": text, "bad": {"a.b": 1}}, 100.0), {})
+    change = plans.change(UserAttributes("a", {"bio": text, "bad": {"a.b": 1}}, 100.0), {})
     assert attributes(change) == {"bio": "x" * 255}
     assert dict(plans.counts.fitted) == {("bio", "text_cut"): 1}
     assert dict(plans.counts.left_out) == {("bad", "key_invalid"): 1}
-    assert plans.change(Desired("a", {"bio": text}, 100.0), last(bio="x" * 255)) is None
+    assert plans.change(UserAttributes("a", {"bio": text}, 100.0), last(bio="x" * 255)) is None
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,10 @@ def test_change__values_over_the_limits__cut_value_is_compared_and_others_are_le
     ],
 )
 def test_departure__user_outside_the_cohort__false_if_true_was_sent(
-    accepted: dict[str, Sent], sent: dict[str, Any], sent_by_all: dict[str, Any]
+    accepted: dict[str, AcceptedValue], sent: dict[str, Any], sent_by_all: dict[str, Any]
 ) -> None:
     assert attributes(planner().departure("ava", "vip", accepted, 100.0)) == sent
-    plans = planner(everything=True)
+    plans = planner(resend_unchanged=True)
     assert attributes(plans.departure("ava", "vip", accepted, 100.0)) == sent_by_all
     assert plans.counts.removals == len(sent_by_all)
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue, ValueDigester, pack, unpack
 from proxy.storage.id_digests import IdDigester
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.permissions import KEY_PREFIX
-from proxy.storage.redis.sync_state import RedisSentState, StateInUse
-from proxy.storage.sent_values import KEY_BYTES, Sent, ValueDigester, pack, unpack
+from proxy.storage.redis.sync_state import RedisSyncState, StateInUse
 from proxy.sync.owned_state import OwnedState
 from proxy.sync.recent_values import RecentValues
 from proxy.sync.sqlite_state import SqliteState, StateUnavailable
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 from tests.support.redis_server import RedisServer
 from tests.support.wait import until
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.contract("7 state")
 ENDPOINT, KEY = "https://rest.iad-01.braze.com", "a-rest-api-key-of-a-test"
 PREFIX = KEY_PREFIX + b"test:"
 
-OpenState = Callable[[], SentState]
+OpenState = Callable[[], SyncState]
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def connect(server: RedisServer) -> Iterator[Callable[..., RedisSentState]]:
+def connect(server: RedisServer) -> Iterator[Callable[..., RedisSyncState]]:
     """Return a function that returns a state in an empty Redis, as of another process."""
     clients: list[RedisClient] = []
     with redis.Redis.from_url(server.url) as administrator:
         administrator.flushall()
 
-    def connect(secret: str | None = None) -> RedisSentState:
+    def connect(secret: str | None = None) -> RedisSyncState:
         clients.append(RedisClient(server.url))
-        return RedisSentState(clients[-1], PREFIX, PREFIX, digester=IdDigester(secret), secret=secret)
+        return RedisSyncState(clients[-1], PREFIX, PREFIX, digester=IdDigester(secret), secret=secret)
 
     yield connect
     for client in clients:
@@ -76,8 +76,8 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenState
         state.close()
 
 
-def accepted(state: SentState, at: float = 1000.5, **values: object) -> dict[str, Sent]:
-    return {name: Sent(state.digest(value), at) for name, value in values.items()}
+def accepted(state: SyncState, at: float = 1000.5, **values: object) -> dict[str, AcceptedValue]:
+    return {name: AcceptedValue(state.digest(value), at) for name, value in values.items()}
 
 
 def test_record__another_run__has_the_values(reopen: OpenState) -> None:
@@ -85,7 +85,7 @@ def test_record__another_run__has_the_values(reopen: OpenState) -> None:
     ava, ben = accepted(state, plan="gold", points=3), accepted(state, 7.25, plan=None)
     state.record([("ava", ava), ("ben", ben)])
     state = reopen()
-    assert state.sent(["ben", "nobody", "ava"]) == [ben, {}, ava]
+    assert state.read(["ben", "nobody", "ava"]) == [ben, {}, ava]
     assert state.digest("gold") == ava["plan"].digest
     assert (state.count(), dict(state.users())) == (2, {"ava": ava, "ben": ben})
 
@@ -95,7 +95,7 @@ def test_record__other_attributes__stay(reopen: OpenState) -> None:
     first, second = accepted(state, plan="gold", points=3), accepted(state, 2000.0, plan="silver", vip=True)
     state.record([("ava", first)])
     state.record([("ava", second)])
-    assert state.sent(["ava"]) == [first | second]
+    assert state.read(["ava"]) == [first | second]
     assert state.count() == 1
 
 
@@ -104,17 +104,17 @@ def test_record__older_value__does_not_replace_a_newer_one(reopen: OpenState) ->
     newer, older = accepted(state, 2000.001, plan="new"), accepted(state, 2000.0, plan="old", points=1)
     state.record([("ava", newer)])
     state.record([("ava", older)])
-    assert state.sent(["ava"]) == [older | newer]
+    assert state.read(["ava"]) == [older | newer]
     same_time = accepted(state, 2000.001, plan="newest")
     state.record([("ava", same_time)])
-    assert state.sent(["ava"]) == [older | same_time]
+    assert state.read(["ava"]) == [older | same_time]
 
 
 def test_record__user_twice_in_one_call__both_are_merged(reopen: OpenState) -> None:
     state = reopen()
     plan, points = accepted(state, plan="gold"), accepted(state, points=3)
     state.record([("ava", plan), ("ava", points)])
-    assert state.sent(["ava"]) == [plan | points]
+    assert state.read(["ava"]) == [plan | points]
 
 
 def test_record__many_users__all_are_stored(reopen: OpenState) -> None:
@@ -123,7 +123,7 @@ def test_record__many_users__all_are_stored(reopen: OpenState) -> None:
     value = accepted(state, plan="gold")
     state.record([(name, value) for name in names])
     assert state.count() == len(names)
-    assert state.sent(names) == [value] * len(names)
+    assert state.read(names) == [value] * len(names)
     assert sorted(name for name, _ in state.users()) == sorted(names)
 
 
@@ -131,10 +131,10 @@ def test_record__many_users__all_are_stored(reopen: OpenState) -> None:
 def test_record__unusual_id_or_name__is_stored(reopen: OpenState, user_id: str) -> None:
     state = reopen()
     state.claim(ENDPOINT, KEY, clear=False)
-    value = {"名前" * 85: Sent(state.digest(1), 1.0), user_id: Sent(state.digest(2), 2.0)}
+    value = {"名前" * 85: AcceptedValue(state.digest(1), 1.0), user_id: AcceptedValue(state.digest(2), 2.0)}
     state.record([(user_id, value)])
     state = reopen()
-    assert state.sent([user_id]) == [value]
+    assert state.read([user_id]) == [value]
     assert dict(state.users()) == {user_id: value}
     assert (state.count(), state.forget([user_id]), state.count()) == (1, 1, 0)
 
@@ -146,18 +146,21 @@ def test_forget__known_and_unknown_users__only_those_users_are_removed(reopen: O
     assert state.forget([]) == 0
     state = reopen()
     assert [name for name, _ in state.users()] == ["ben"]
-    assert state.sent(["ava"]) == [{}]
+    assert state.read(["ava"]) == [{}]
 
 
 def test_owner__other_endpoint_or_key__named(reopen: OpenState) -> None:
     state = reopen()
-    assert state.differing(ENDPOINT, KEY) == []
+    assert state.compare_owner(ENDPOINT, KEY) == []
     state.claim(ENDPOINT, KEY, clear=False)
     state = reopen()
-    assert state.differing(ENDPOINT, KEY) == []
-    assert state.differing(ENDPOINT, "another-key") == ["BRAZE_API_KEY"]
-    assert state.differing("https://rest.fra-01.braze.eu", KEY) == ["BRAZE_REST_ENDPOINT"]
-    assert state.differing("https://rest.fra-01.braze.eu", "another-key") == ["BRAZE_REST_ENDPOINT", "BRAZE_API_KEY"]
+    assert state.compare_owner(ENDPOINT, KEY) == []
+    assert state.compare_owner(ENDPOINT, "another-key") == ["BRAZE_API_KEY"]
+    assert state.compare_owner("https://rest.fra-01.braze.eu", KEY) == ["BRAZE_REST_ENDPOINT"]
+    assert state.compare_owner("https://rest.fra-01.braze.eu", "another-key") == [
+        "BRAZE_REST_ENDPOINT",
+        "BRAZE_API_KEY",
+    ]
 
 
 @pytest.mark.parametrize("clear", [False, True])
@@ -168,7 +171,7 @@ def test_claim__new_owner__values_stay_unless_cleared(reopen: OpenState, clear: 
     state.record([(f"user-{number}", value) for number in range(450)])
     state.claim(ENDPOINT, "another-key", clear=clear)
     state = reopen()
-    assert state.differing(ENDPOINT, "another-key") == []
+    assert state.compare_owner(ENDPOINT, "another-key") == []
     assert state.count() == (0 if clear else 450)
     assert state.digest("gold") == value["plan"].digest
 
@@ -185,7 +188,7 @@ def test_record__two_threads__no_value_is_lost(reopen: OpenState) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert state.sent(["ava"]) == [accepted(state, 29.0, plan=29, points=29)]
+    assert state.read(["ava"]) == [accepted(state, 29.0, plan=29, points=29)]
 
 
 EQUAL = [
@@ -228,7 +231,7 @@ def test_digest__different_values_keys_or_secrets__are_different() -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_unpack__damaged_value__only_whole_attributes(cut: int) -> None:
-    sent = {"plan": Sent(b"12345678", 1.0), "points": Sent(b"abcdefgh", 2.0)}
+    sent = {"plan": AcceptedValue(b"12345678", 1.0), "points": AcceptedValue(b"abcdefgh", 2.0)}
     assert unpack(pack(sent)) == sent
     assert unpack(pack(sent)[:-cut]).items() <= sent.items()
 
@@ -280,7 +283,7 @@ def test_file__in_use__second_run_is_refused_until_the_first_ends(tmp_path: Path
 
 def test_file__missing_and_not_to_create__is_empty_and_stays_missing(tmp_path: Path) -> None:
     state = SqliteState(tmp_path / "state", create=False)
-    assert (state.count(), state.sent(["ava"]), state.differing(ENDPOINT, KEY)) == (0, [{}], [])
+    assert (state.count(), state.read(["ava"]), state.compare_owner(ENDPOINT, KEY)) == (0, [{}], [])
     state.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -341,24 +344,24 @@ def test_file__disk_full__error_and_the_former_values_stay(tmp_path: Path) -> No
 
 
 def test_redis__digests_without_a_record__nothing_is_written(
-    connect: Callable[..., RedisSentState], server: RedisServer
+    connect: Callable[..., RedisSyncState], server: RedisServer
 ) -> None:
     state = connect()
     state.digest("gold")
-    assert (state.sent(["ava"]), state.differing(ENDPOINT, KEY), list(state.users())) == ([{}], [], [])
+    assert (state.read(["ava"]), state.compare_owner(ENDPOINT, KEY), list(state.users())) == ([{}], [], [])
     with redis.Redis.from_url(server.url) as administrator:
         assert administrator.dbsize() == 0
 
 
-def test_redis__another_secret__named_and_digests_differ(connect: Callable[..., RedisSentState]) -> None:
+def test_redis__another_secret__named_and_digests_differ(connect: Callable[..., RedisSyncState]) -> None:
     connect("s" * 32).claim(ENDPOINT, KEY, clear=False)
     state = connect("t" * 32)
-    assert state.differing(ENDPOINT, KEY) == ["REDIS_KEY_SECRET"]
+    assert state.compare_owner(ENDPOINT, KEY) == ["REDIS_KEY_SECRET"]
     assert state.digest(1) != connect("s" * 32).digest(1)
 
 
 def test_redis__state_created_by_two_processes__the_second_uses_the_key_of_the_first(
-    connect: Callable[..., RedisSentState],
+    connect: Callable[..., RedisSyncState],
 ) -> None:
     first, second = connect(), connect()
     values = [accepted(state, plan="gold") for state in (first, second)]
@@ -373,55 +376,55 @@ def test_redis__state_created_by_two_processes__the_second_uses_the_key_of_the_f
 
 def accept(state: OwnedState, user_id: str, plan: str, at: float = 1.0) -> bool:
     """Record a value as the event stream does, and return whether it had to be sent."""
-    (stored,) = state.sent([user_id])
-    value = Sent(state.digest(plan), at)
+    (stored,) = state.read([user_id])
+    value = AcceptedValue(state.digest(plan), at)
     if stored.get("plan") == value:
         return False
     state.record([(user_id, {"plan": value})])
     return True
 
 
-def test_owned__only_read__state_has_no_owner(connect: Callable[..., RedisSentState]) -> None:
+def test_owned__only_read__state_has_no_owner(connect: Callable[..., RedisSyncState]) -> None:
     wrong = OwnedState(connect(), RecentValues(), ENDPOINT, "a-wrong-key-of-a-test")
-    assert wrong.sent(["ava"]) == [{}]
+    assert wrong.read(["ava"]) == [{}]
     wrong.digest("gold")
-    assert connect().differing(ENDPOINT, KEY) == []
+    assert connect().compare_owner(ENDPOINT, KEY) == []
     assert accept(OwnedState(connect(), RecentValues(), ENDPOINT, KEY), "ava", "gold")
-    assert connect().differing(ENDPOINT, KEY) == []
-    assert connect().differing(ENDPOINT, "a-wrong-key-of-a-test") == ["BRAZE_API_KEY"]
+    assert connect().compare_owner(ENDPOINT, KEY) == []
+    assert connect().compare_owner(ENDPOINT, "a-wrong-key-of-a-test") == ["BRAZE_API_KEY"]
 
 
 def test_owned__run_takes_over_the_state__values_of_the_former_key_stay_out(
-    connect: Callable[..., RedisSentState],
+    connect: Callable[..., RedisSyncState],
 ) -> None:
     service, run = OwnedState(connect(), RecentValues(), ENDPOINT, KEY), connect()
     assert accept(service, "ava", "gold")
-    service.sent(["ben"])
+    service.read(["ben"])
     digest = service.digest("gold")
     run.claim(ENDPOINT, "another-key-of-a-test", clear=True)
-    service.record([("ben", {"plan": Sent(digest, 1.0)})])  # accepted by Braze at the same time
+    service.record([("ben", {"plan": AcceptedValue(digest, 1.0)})])  # accepted by Braze at the same time
     assert accept(service, "cleo", "gold")
     assert not accept(service, "cleo", "gold")
     assert run.count() == 0
-    assert run.differing(ENDPOINT, "another-key-of-a-test") == []
+    assert run.compare_owner(ENDPOINT, "another-key-of-a-test") == []
     run.claim(ENDPOINT, KEY, clear=False)
     assert accept(service, "ava", "gold")
     assert run.count() == 1
 
 
 def test_owned__redis_lost_the_state__has_an_owner_again(
-    connect: Callable[..., RedisSentState], server: RedisServer
+    connect: Callable[..., RedisSyncState], server: RedisServer
 ) -> None:
     service = OwnedState(connect(), RecentValues(), ENDPOINT, KEY)
     assert accept(service, "ava", "gold")
     with redis.Redis.from_url(server.url) as administrator:
         administrator.flushall()
     assert accept(service, "ava", "gold")
-    assert connect().differing(ENDPOINT, "another-key-of-a-test") == ["BRAZE_API_KEY"]
+    assert connect().compare_owner(ENDPOINT, "another-key-of-a-test") == ["BRAZE_API_KEY"]
 
 
 def test_redis__forgotten_user__older_values_are_not_recorded(
-    connect: Callable[..., RedisSentState], server: RedisServer
+    connect: Callable[..., RedisSyncState], server: RedisServer
 ) -> None:
     state = connect()
     with redis.Redis.from_url(server.url) as administrator:
@@ -433,7 +436,7 @@ def test_redis__forgotten_user__older_values_are_not_recorded(
 
 
 def test_redis__lock__second_run_is_refused_and_a_lost_lock_is_reported(
-    connect: Callable[..., RedisSentState], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[..., RedisSyncState], server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.storage.redis.sync_state._EXTEND_SECONDS", 0.02)
     lost = threading.Event()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from proxy.api.bodies import CurrentsResult
+from proxy.api.bodies.changes import CurrentsResult
+from proxy.api.bodies.requests import CurrentsMessage
 from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import GUARDED, answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref
-from proxy.api.request_bodies import CurrentsMessage
 
 EXAMPLE: CurrentsMessage = {
     "events": [

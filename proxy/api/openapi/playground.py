@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from proxy.api.bodies import Rendering
+from proxy.api.bodies.playground import Rendering
+from proxy.api.bodies.requests import Message
 from proxy.api.openapi import examples
 from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import GUARDED, answer, as_json, shared
 from proxy.api.openapi.schemas import Schema, ref
-from proxy.api.request_bodies import Message
 
 EXAMPLE: Message = {
     "template": "{% connected_content https://your-host/v1/properties?user_id={{${user_id} | url_param_escape}}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.api.bodies import MISSING_WORDS
+from proxy.api.bodies.vocabulary import MISSING_WORDS
 from proxy.api.errors import Code
 from proxy.api.openapi.schemas import Schema, ref
 

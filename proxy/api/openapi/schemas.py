@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import cleandoc
+from types import ModuleType
 from typing import Any, get_args, is_typeddict
 
 from msgspec.json import schema_components
 
-from proxy.api import bodies, request_bodies
+from proxy.api.bodies import answers, changes, errors, monitoring, playground, requests
+from proxy.api.bodies.vocabulary import MISSING_WORDS, RETRY_WORDS
 from proxy.api.caller_keys import SCOPES
 from proxy.api.errors import BLANK_ID, Code
 from proxy.profile.parts import SECTIONS, Section
@@ -17,9 +19,9 @@ from proxy.profile.query import OnError, PropensityType
 Schema = dict[str, Any]
 
 _WORDS: Mapping[str, tuple[Sequence[str], str]] = {
-    "ErrorWord": ([BLANK_ID, *bodies.MISSING_WORDS], "The reason why data is missing."),
-    "MissingWord": (bodies.MISSING_WORDS, "The reason why a part of the data is missing."),
-    "RetryWord": (bodies.RETRY_WORDS, "The reason why data is missing that a retry may bring."),
+    "ErrorWord": ([BLANK_ID, *MISSING_WORDS], "The reason why data is missing."),
+    "MissingWord": (MISSING_WORDS, "The reason why a part of the data is missing."),
+    "RetryWord": (RETRY_WORDS, "The reason why data is missing that a retry may bring."),
     "OnError": (get_args(OnError), "The status if data is missing: 200 (`default`) or 500 (`retry`)."),
     "ProblemCode": (get_args(Code), "The kind of a problem."),
     "PropensityType": (get_args(PropensityType), "A score from 0 to 1 (`score`) or a percentile (`pct`)."),
@@ -73,10 +75,8 @@ def word_schemas() -> dict[str, Schema]:
 
 def components() -> dict[str, Schema]:
     """Return the schema of every body that has a type, by name."""
-    answers, requests = (
-        {name: kind for name, kind in vars(module).items() if is_typeddict(kind)} for module in (bodies, request_bodies)
-    )
-    types = answers | requests
+    response_types = _types(answers, errors, changes, monitoring, playground)
+    types = response_types | _types(requests)
     schemas: dict[str, Schema] = schema_components(types.values(), ref_template=ref("{name}")["$ref"])[1]
     for name, schema in schemas.items():
         # msgspec sorts the keys of a TypedDict, and allows additional keys.
@@ -85,7 +85,7 @@ def components() -> dict[str, Schema]:
         schema["required"] = [key for key in keys if key in schema.get("required", ())]
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])
-        if name in answers:
+        if name in response_types:
             schema["additionalProperties"] = False
     del schemas["AmplitudesRecommendation"]["additionalProperties"]
     del schemas["FirstRecommendation"]
@@ -109,3 +109,8 @@ def components() -> dict[str, Schema]:
         profile["dependentRequired"] |= {key: [other for other in keys if other != key] for key in keys}
     schemas[answer_name(None)] = profile
     return schemas
+
+
+def _types(*modules: ModuleType) -> dict[str, Any]:
+    """Return the types of the bodies in `modules`, by name."""
+    return {name: kind for module in modules for name, kind in vars(module).items() if is_typeddict(kind)}

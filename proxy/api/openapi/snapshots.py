@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.api.bodies import CacheState
+from proxy.api.bodies.changes import CacheState
 from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import GUARDED, answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref

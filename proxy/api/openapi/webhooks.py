@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.api.bodies import WebhookResult
+from proxy.api.bodies.changes import WebhookResult
+from proxy.api.bodies.requests import CohortMessage, UserMessage
 from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import GUARDED, answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref
-from proxy.api.request_bodies import CohortMessage, UserMessage
 
 COHORT_EXAMPLE: CohortMessage = {
     "cohort_name": "My Test Cohort",

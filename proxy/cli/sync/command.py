@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO
@@ -14,69 +12,29 @@ from typing import BinaryIO
 import click
 
 from proxy.amplitude.cohort_export import NotDownloaded
-from proxy.cli.client import (
-    require_credentials,
-    service_options,
-)
+from proxy.cli.client import require_credentials, service_options
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.sync.connection import BrazeTarget, braze_target, connect, open_state
+from proxy.cli.sync.failures_file import FailuresFile
 from proxy.cli.sync.reading import ReadResult, read_answers, read_cohorts, read_file
-from proxy.cli.sync.recording import RunRecord, recorded
-from proxy.cli.sync.run import FailuresFile, Sender, forecast, limit_lines, plan
+from proxy.cli.sync.recording import record_run
+from proxy.cli.sync.run import Mode, Run, write
 from proxy.cli.sync.selection import Selection, parse_renames
 from proxy.cli.sync.staging import Staging
 from proxy.cli.user_file import UnreadableFile
+from proxy.cli.users_options import require_users, users_options
 from proxy.cli.warmup.audience import DiskFull
-from proxy.cli.warmup.export_run import cohort_client, print_status
+from proxy.cli.warmup.export_run import cohort_client
 from proxy.profile.aliases import Aliases
 from proxy.profile.values import split_list
-from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.sync_state import StateInUse
-from proxy.sync.changes import too_many_removals
 from proxy.sync.sqlite_state import DEFAULT_PATH, StateUnavailable
-from proxy.sync.state import SentState
-
-
-@dataclass(frozen=True, slots=True)
-class _Mode:
-    """The options that determine which values are sent."""
-
-    dry_run: bool
-    everything: bool
-    keep_state: bool
-    allow_removals: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The inputs for planning and sending. `start_over`: ignore the values in the state."""
-
-    selection: Selection
-    mode: _Mode
-    settings: Settings
-    target: BrazeTarget
-    state: SentState
-    start_over: bool
-    staging: Staging
-    result: ReadResult
-    failures: FailuresFile
-    stop: Event
-    lock_lost: Event
-    """Set if another run took over the lock of the state."""
-    record: RunRecord
+from proxy.sync.state import SyncState
 
 
 @click.command()
-@click.argument("users", required=False, type=click.File("rb"))
-@click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
-@click.option(
-    "--cohort",
-    "cohorts",
-    metavar="ID",
-    multiple=True,
-    help="Amplitude cohort to download, instead of USERS. May be repeated.",
-)
+@users_options
 @click.option("--properties", default="", help="User properties to write, comma-separated.")
 @click.option("--computations", default="", help="Computations to write, comma-separated ids or aliases.")
 @click.option(
@@ -92,7 +50,7 @@ class _Run:
 @click.option("--dry-run", is_flag=True, help="Read everything and print the costs, but write nothing.")
 @click.option(
     "--all",
-    "everything",
+    "resend_unchanged",
     is_flag=True,
     help="Send unchanged values too. With another endpoint or key, starts a new state.",
 )
@@ -132,7 +90,7 @@ def sync(
     membership: str | None,
     rename: tuple[str, ...],
     dry_run: bool,
-    everything: bool,
+    resend_unchanged: bool,
     keep_state: bool,
     state: Path | None,
     allow_reserved: bool,
@@ -157,9 +115,7 @@ def sync(
 
     Exits with status 1 if values of some users could not be read or sent.
     """
-    cohort_ids = list(dict.fromkeys(cohort.strip() for cohort in cohorts if cohort.strip()))
-    if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
-        raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
+    cohort_ids = require_users(users, column, cohorts)
     selection = Selection(
         _names(properties),
         _names(computations),
@@ -180,7 +136,7 @@ def sync(
     selection.check()
     if state is not None and os.environ.get("REDIS_URL", "").strip():
         raise click.UsageError("--state is not used with REDIS_URL, because the state is in Redis; remove --state")
-    mode = _Mode(dry_run, everything, keep_state, allow_removals)
+    mode = Mode(dry_run, resend_unchanged, keep_state, allow_removals)
     credentials = require_credentials(url, credentials)
     with ExitStack() as stack:
         try:
@@ -197,7 +153,7 @@ def sync(
             path = state or Path(DEFAULT_PATH)
             sent_state = stack.enter_context(open_state(services, path, on_lost, dry_run=dry_run))
             runs = None if services is None or dry_run else services.sync_runs
-            record = stack.enter_context(recorded(runs))
+            record = stack.enter_context(record_run(runs))
             start_over = _check_owner(sent_state, target, mode)
             # Only now, because a run that is refused must not overwrite the file of the run in progress.
             inputs = [path, *([] if users is None else [Path(users.name)])]
@@ -222,8 +178,8 @@ def sync(
                 )
                 read_answers(ask_functions, question, quota, selection, staging, result, failures_file.add)
                 selection.check(list(result.computed))
-            complete = _write(
-                _Run(
+            complete = write(
+                Run(
                     selection,
                     mode,
                     settings,
@@ -270,94 +226,20 @@ def _question(selection: Selection, *, from_file: bool) -> dict[str, str]:
     return {"include": ",".join(sections), "on_error": "retry", **parameters}
 
 
-def _check_owner(state: SentState, target: BrazeTarget, mode: _Mode) -> bool:
+def _check_owner(state: SyncState, target: BrazeTarget, mode: Mode) -> bool:
     """Return whether the run starts over. Raises ClickException if the state belongs to another endpoint or key."""
-    differing = state.differing(target.endpoint, target.api_key)
-    if differing and not (mode.everything or mode.keep_state):
+    differing_names = state.compare_owner(target.endpoint, target.api_key)
+    if differing_names and not (mode.resend_unchanged or mode.keep_state):
         raise click.ClickException(
-            f"the state was written with another {' and another '.join(differing)}; add --all to start over, or "
+            f"the state was written with another {' and another '.join(differing_names)}; add --all to start over, or "
             "--keep-state for a new key of the same workspace"
         )
-    return bool(differing) and not mode.keep_state
+    return bool(differing_names) and not mode.keep_state
 
 
-def _check_rows(result: ReadResult, mode: _Mode) -> None:
+def _check_rows(result: ReadResult, mode: Mode) -> None:
     if result.empty_cohorts and not mode.allow_removals:
         raise click.ClickException(
             f"cohort {result.empty_cohorts[0]} has no user ids, so nothing was sent; check the cohort in Amplitude, or "
             "add --allow-removals"
         )
-
-
-def _write(run: _Run) -> bool:
-    """Plan and send the changes, and print the forecast and the summary. Return whether all values were sent."""
-    result, mode, state, selection = run.result, run.mode, run.state, run.selection
-    notes = [*result.lines, *result.skipped_lines()]
-    if result.refused is not None or result.stopped:
-        _print(notes)
-        if result.refused is not None:
-            raise result.refused
-        click.echo("stopped before anything was sent; run the command again")
-        return False
-    state_users = 0 if run.start_over else state.count()
-    membership = None if selection.membership is None else selection.attribute(selection.membership)
-    if membership is not None and result.unreadable and not mode.allow_removals:
-        notes.append(
-            f"{membership}: not set to false, because a user of a skipped line may still be in the cohort; correct the "
-            "lines, or add --allow-removals"
-        )
-        membership = None
-    counts = plan(
-        run.staging,
-        state,
-        computed=[selection.attribute(name) for name in result.computed],
-        membership=membership,
-        at=result.at,
-        everything=mode.everything,
-        start_over=run.start_over,
-    )
-    costs = forecast(len(run.staging), counts, run.settings.braze_batch_objects)
-    notes += limit_lines(counts)
-    if counts.removals:
-        notes.append(f"null or false: {format_count(counts.removals, 'user')}")
-    if too_many_removals(counts.removals, state_users) and not mode.allow_removals:
-        _print([*notes, costs])
-        raise click.ClickException(
-            f"{format_count(counts.removals, 'user')} of {state_users:,} in the state would get null or false, so "
-            "nothing was sent; check the cohort and the properties in Amplitude, or add --allow-removals"
-        )
-    if mode.dry_run:
-        _print([*notes, costs, "dry run: nothing was sent"])
-        return result.complete
-    print_status(costs)
-    sender = Sender(
-        run.staging,
-        state,
-        run.target.client,
-        run.target.limiter,
-        users=counts.users,
-        batch_objects=run.settings.braze_batch_objects,
-        claim=lambda: state.claim(run.target.endpoint, run.target.api_key, clear=run.start_over),
-        failures=run.failures,
-    )
-    run.record.progress = sender.progress
-    run.record.users_unchanged = max(0, len(run.staging) - counts.users)  # `counts` also has users who left a cohort
-    error = sender.run(run.stop)
-    _print([*notes, *sender.progress.lines(counts.unchanged)])
-    if run.failures.error is not None:
-        print_status(f"Error: {run.failures.error}")
-    if error is not None:
-        raise click.ClickException(str(error))
-    if run.lock_lost.is_set():
-        raise click.ClickException(
-            "another run took over the state in Redis; wait until that run ends, and run the command again"
-        )
-    if sender.progress.finished < counts.users:
-        click.echo("stopped before all values were sent; run the command again (values already sent are skipped)")
-        return False
-    return result.complete and not sender.progress.failed
-
-
-def _print(lines: Sequence[str]) -> None:
-    for line in lines:
-        click.echo(line)

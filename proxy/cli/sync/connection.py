@@ -11,17 +11,17 @@ from pathlib import Path
 import click
 
 from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.app import braze, braze_limiter
 from proxy.braze.track import TrackClient
 from proxy.cli.client import ServiceUnavailable, own_service, own_service_with_redis, own_settings
 from proxy.cli.sync.reading import CONNECTIONS
 from proxy.cli.warmup.destination import running
+from proxy.composition.braze import braze_client, braze_limiter
 from proxy.liquid.types import Ask
 from proxy.profile.aliases import Aliases
 from proxy.settings import Settings
-from proxy.storage.redis.sync_state import RedisSentState
+from proxy.storage.redis.sync_state import RedisSyncState
 from proxy.sync.sqlite_state import SqliteState
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 from proxy.web.services import Services
 
 
@@ -76,7 +76,7 @@ def connect(
 
 
 def braze_target(settings: Settings, services: Services | None) -> BrazeTarget:
-    client, endpoint, api_key = braze(settings), settings.braze_rest_endpoint, settings.braze_api_key
+    client, endpoint, api_key = braze_client(settings), settings.braze_rest_endpoint, settings.braze_api_key
     if client is None or endpoint is None or api_key is None:
         raise click.ClickException("BRAZE_REST_ENDPOINT and BRAZE_API_KEY are required; set both")
     limiter = services.braze_rate_limiter if services is not None else None
@@ -86,9 +86,9 @@ def braze_target(settings: Settings, services: Services | None) -> BrazeTarget:
 @contextmanager
 def open_state(
     services: Services | None, path: Path, on_lost: Callable[[], None], *, dry_run: bool
-) -> Iterator[SentState]:
+) -> Iterator[SyncState]:
     """Open and lock the state. A dry run does not lock the state in Redis, because it writes nothing."""
-    redis_state: RedisSentState | None = services.sent if services is not None else None
+    redis_state: RedisSyncState | None = services.sync_state if services is not None else None
     if redis_state is None:
         with closing(SqliteState(path, create=not dry_run)) as file_state:
             yield file_state

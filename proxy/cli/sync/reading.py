@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import click
 
 from proxy.amplitude.cohort_export import CohortExport
-from proxy.amplitude.cohort_file import CohortFile
 from proxy.cli.client import ServiceRefused
 from proxy.cli.formats import format_count
 from proxy.cli.sync.selection import Selection
@@ -23,9 +22,10 @@ from proxy.cli.warmup.fetching import set_by_signals
 from proxy.cli.warmup.progress import progress_report
 from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.runner import Warmer
+from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Ask
-from proxy.profile.text_values import typed
-from proxy.sync.changes import Desired
+from proxy.profile.text_values import convert_text
+from proxy.sync.changes import UserAttributes
 
 CONNECTIONS = 16
 
@@ -80,20 +80,20 @@ def read_cohorts(
 ) -> None:
     """Download cohorts, and read their members with the selected properties. Raises NotDownloaded and DiskFull."""
     types = TypeCounts(text_properties)
-    found: dict[str, None] = {}
+    property_names: dict[str, None] = {}
     for cohort_id in cohort_ids:
         with closing(Audience()) as audience:
             result.at, names = _download(client, cohort_id, selection, audience, result)
-            found.update(dict.fromkeys(names))
+            property_names.update(dict.fromkeys(names))
 
-            def desired(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[Desired]:
+            def read_members(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[UserAttributes]:
                 for user_id, values in audience.members():  # read before the next cohort
-                    yield Desired(user_id, _attributes(selection, names, values, types, text_properties), at)
+                    yield UserAttributes(user_id, _attributes(selection, names, values, types, text_properties), at)
 
-            staging.add(desired())
+            staging.add(read_members())
     result.lines += types.lines()
     result.lines += [
-        f"property {name!r}: no user has a value; check --properties" for name in found if name not in types
+        f"property {name!r}: no user has a value; check --properties" for name in property_names if name not in types
     ]
 
 
@@ -101,25 +101,14 @@ def _download(
     client: CohortExport, cohort_id: str, selection: Selection, audience: Audience, result: ReadResult
 ) -> tuple[float, tuple[str, ...]]:
     """Download a cohort. Return the time of the request, and the names of the properties in the file."""
-    ids = UserIds()
-    names: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-    def stage(file: CohortFile) -> None:
-        nonlocal names, missing
-        names, missing = file.names, file.missing
-        ids.restart()
-        audience.clear()
-        audience.replace((row.user_id, values) for row, values in file.rows if ids.accepts(row))
-
-    at = client.download(cohort_id, stage, selection.properties)
-    result.lines += ids.summary(len(audience), "; the last row of each user was used")
-    result.lines += [f"property {name!r} is not in the file; correct --properties" for name in missing]
-    result.unreadable += ids.unreadable
-    result.complete &= not (ids.unreadable or missing)
+    cohort = stage_cohort(client, cohort_id, selection.properties, audience)
+    result.lines += cohort.ids.summary(len(audience), "; the last row of each user was used")
+    result.lines += [f"property {name!r} is not in the file; correct --properties" for name in cohort.missing]
+    result.unreadable += cohort.ids.unreadable
+    result.complete &= not (cohort.ids.unreadable or cohort.missing)
     if not len(audience):
         result.empty_cohorts.append(cohort_id)
-    return at, names
+    return cohort.requested_at, cohort.names
 
 
 def _attributes(
@@ -133,7 +122,7 @@ def _attributes(
     for name, value in zip(names, values, strict=True):
         if value is not None:
             types.add(name, value)
-        attributes[selection.attribute(name)] = typed(name, value, text_properties)
+        attributes[selection.attribute(name)] = convert_text(name, value, text_properties)
     if selection.membership is not None:
         attributes[selection.attribute(selection.membership)] = True
     return attributes
@@ -150,7 +139,7 @@ def read_answers(
 ) -> None:
     """Fetch the values of every user, until all have an answer or a SIGINT or SIGTERM arrives. Raises DiskFull."""
 
-    valued: set[str] = set()
+    names_with_values: set[str] = set()
 
     def take(user_id: str, body: Mapping[str, Any]) -> None:
         if not body["found"]:
@@ -158,8 +147,8 @@ def read_answers(
         elif not body.get("ok") or not isinstance(as_of := body.get("as_of"), int | float):
             result.unanswered += 1
         else:
-            attributes = _answered(body, selection, result.computed)
-            valued.update(name for name, value in attributes.items() if value not in (None, []))
+            attributes = _read_attributes(body, selection, result.computed)
+            names_with_values.update(name for name, value in attributes.items() if value not in (None, []))
             staging.merge(user_id, attributes, float(as_of))
 
     def fail(user_id: str, reason: str) -> None:
@@ -175,25 +164,25 @@ def read_answers(
     result.stopped = bool(progress.remaining) and warmer.refused is None
     answered = len(staging) - result.unknown - result.unanswered - result.failed
     if answered and not progress.remaining:
-        result.lines += _lines_without_values(question, selection, valued, len(result.computed))
+        result.lines += _lines_without_values(question, selection, names_with_values, len(result.computed))
 
 
 def _lines_without_values(
-    question: Mapping[str, str], selection: Selection, valued: AbstractSet[str], computed: int
+    question: Mapping[str, str], selection: Selection, names_with_values: AbstractSet[str], computed: int
 ) -> Iterator[str]:
     """Yield a line for each name that is probably misspelt, because no answer has a value."""
     if "keys" in question:
         for name in selection.properties:
-            if selection.attribute(name) not in valued:
+            if selection.attribute(name) not in names_with_values:
                 yield f"property {name!r}: no user has a value; check --properties"
     for rec_id in selection.recommendations:
-        if selection.attribute(rec_id) not in valued:
+        if selection.attribute(rec_id) not in names_with_values:
             yield f"recommendation {rec_id!r}: no user has items; check --recommendations"
     if computed < len(selection.computations):
         yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
 
 
-def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
+def _read_attributes(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for name in selection.properties if "properties_by_name" in body else ():
         attributes[selection.attribute(name)] = body["properties_by_name"].get(name)

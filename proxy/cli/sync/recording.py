@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from proxy.cli.sync.run import SendProgress
+from proxy.cli.sync.sending import SendProgress
 from proxy.cli.warmup.export_run import print_status
 from proxy.monitoring.sync_runs import RunResult, SyncRun
 from proxy.storage.redis import RedisUnavailable
@@ -26,7 +26,7 @@ class RunRecord:
 
 
 @contextmanager
-def recorded(runs: RedisSyncRuns | None) -> Iterator[RunRecord]:
+def record_run(runs: RedisSyncRuns | None) -> Iterator[RunRecord]:
     """Record the run when the `with` block ends, also with an error. `runs`: None to record nothing."""
     record = RunRecord()
     error = ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from proxy.cli.warmup.audience import DiskFull
 from proxy.profile.json import read_written, write_json
-from proxy.sync.changes import Desired
+from proxy.sync.changes import UserAttributes
 from proxy.sync.delivery import Change
 
 _PAGE_USERS = 1000
@@ -48,7 +48,7 @@ class Staging:
         """Add users without attributes. Ignores users that are already staged."""
         self._insert("INSERT OR IGNORE INTO users (id) VALUES (?)", ([user_id] for user_id in user_ids))
 
-    def add(self, users: Iterable[Desired]) -> None:
+    def add(self, users: Iterable[UserAttributes]) -> None:
         """Add users with attributes. The last attributes of a user win."""
         rows = ((user.user_id, write_json(user.attributes), user.at) for user in users)
         self._insert("INSERT OR REPLACE INTO users (id, attributes, at) VALUES (?, ?, ?)", rows)
@@ -72,18 +72,18 @@ class Staging:
         """Yield all user ids. `merge` may be called at the same time."""
         return (user_id for _, user_id in self._pages("SELECT position, id FROM users"))
 
-    def users(self, computed: Iterable[str]) -> Iterator[list[Desired]]:
+    def users(self, computed: Iterable[str]) -> Iterator[list[UserAttributes]]:
         """Yield the users that have attributes, in lists.
 
         `computed`: names of computed values. A user with an answer gets None for each name that is not in the answer.
         """
         absent = dict.fromkeys(computed)
-        page: list[Desired] = []
+        page: list[UserAttributes] = []
         query = "SELECT position, id, attributes, at, answered FROM users"
         for _, user_id, attributes, at, is_answered in self._pages(query):
             if attributes is not None:
                 values = read_written(attributes)
-                page.append(Desired(user_id, {**absent, **values} if is_answered else values, at))
+                page.append(UserAttributes(user_id, {**absent, **values} if is_answered else values, at))
             if len(page) >= _PAGE_USERS:
                 yield page
                 page = []

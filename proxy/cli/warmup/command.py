@@ -14,6 +14,7 @@ from proxy.cli.client import require_credentials, service_options
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.user_file import UnreadableFile, file_name, read_user_file
 from proxy.cli.user_ids import UserIds
+from proxy.cli.users_options import require_users, users_options
 from proxy.cli.warmup.audience import Audience, DiskFull
 from proxy.cli.warmup.destination import Destination, require_scopes, running, shared_redis
 from proxy.cli.warmup.estimate import Plan, quota_options
@@ -28,15 +29,7 @@ _EXPORTED = ("properties", "cohorts")
 
 
 @click.command()
-@click.argument("users", required=False, type=click.File("rb"))
-@click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
-@click.option(
-    "--cohort",
-    "cohorts",
-    metavar="ID",
-    multiple=True,
-    help="Amplitude cohort to download, instead of USERS. May be repeated.",
-)
+@users_options
 @click.option(
     "--keys", multiple=True, help="Properties to download with --cohort, comma-separated or repeated; default: all."
 )
@@ -101,12 +94,7 @@ def warm(
     """
     sections = split_list(include)
     _check_sections(sections, narrowed, log_exposures=log_exposures)
-    cohort_ids = list(dict.fromkeys(cohort.strip() for cohort in cohorts if cohort.strip()))
-    if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
-        raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
-    if listed := next((cohort for cohort in cohort_ids if "," in cohort), None):
-        each = " ".join(f"--cohort {cohort}" for cohort in split_list(listed))
-        raise click.UsageError(f"--cohort takes one id; write {each}")
+    cohort_ids = require_users(users, column, cohorts)
     if no_export and not cohort_ids:
         raise click.UsageError("--no-export needs --cohort; remove --no-export")
     exported = [section for section in sections if section in _EXPORTED and cohort_ids and not no_export]

@@ -12,7 +12,7 @@ from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, re
 from proxy.cli.formats import printable
 from proxy.cli.warmup.audience import Values
 from proxy.liquid.types import Answer, Ask, Request
-from proxy.webhooks.parse import OPERATORS
+from proxy.webhooks.property_updates import OPERATORS
 
 _BATCH_USERS = 1000
 _BATCH_BYTES = 1024 * 1024

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.api.bodies import CacheState
+from proxy.api.bodies.changes import CacheState
 from proxy.cli.client import (
     ServiceRefused,
     ServiceUnavailable,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from proxy.amplitude.cohort_export import CohortExport
-from proxy.amplitude.cohort_file import CohortFile
 from proxy.cli.formats import format_count, printable
 from proxy.cli.user_ids import UserIds
 from proxy.cli.warmup.audience import Audience, Values
@@ -19,13 +18,15 @@ from proxy.cli.warmup.delivery import Stopped, batches, deliver, push
 from proxy.cli.warmup.destination import Destination
 from proxy.cli.warmup.progress import Report, StoreProgress
 from proxy.cli.warmup.property_types import TypeCounts
+from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Answer
-from proxy.profile.encoding import compressed
+from proxy.profile.encoding import compress
 from proxy.profile.parts import Identity
 from proxy.profile.record import EMPTY
 from proxy.profile.updates import pack
 from proxy.storage.lru import size_of
-from proxy.webhooks.parse import OPERATORS, read_users
+from proxy.webhooks.parse import read_users
+from proxy.webhooks.property_updates import OPERATORS
 
 _REPORT_SECONDS = 5.0
 _SAMPLED_USERS = 1000
@@ -132,22 +133,12 @@ class Exporter:
 
     def download(self, cohort_id: str) -> tuple[ExportResult, float]:
         """Stage the file of a cohort. Return its result so far, and the time of the request. Raises NotDownloaded."""
-        ids = UserIds()
-        names: tuple[str, ...] = ()
-        missing: tuple[str, ...] = ()
-
-        def stage(file: CohortFile) -> None:
-            nonlocal names, missing
-            names, missing = file.names, file.missing
-            ids.restart()
-            self._staged.clear()
-            self._staged.replace((row.user_id, values) for row, values in file.rows if ids.accepts(row))
-
-        requested_at = self._client.download(cohort_id, stage, self._content.requested)
-        result = ExportResult(cohort_id, len(self._staged), names, missing, ids, TypeCounts(self._text_properties))
+        cohort = stage_cohort(self._client, cohort_id, self._content.requested, self._staged)
+        types = TypeCounts(self._text_properties)
+        result = ExportResult(cohort_id, len(self._staged), cohort.names, cohort.missing, cohort.ids, types)
         if self._content.properties:
-            self.needed_bytes += self._estimate(names, requested_at, result.members)
-        return result, requested_at
+            self.needed_bytes += self._estimate(cohort.names, cohort.requested_at, result.members)
+        return result, cohort.requested_at
 
     @property
     def needed_mib(self) -> int:
@@ -207,5 +198,5 @@ class Exporter:
         for _, body in batches(self._staged.members(members // _SAMPLED_USERS), names, at, whole=whole):
             updates = read_users(body.encode(), at, lambda: None, self._text_properties).updates
             sampled += len(updates)
-            size += sum(size_of(Identity(user_id, None), EMPTY, compressed(pack(new))) for user_id, new in updates)
+            size += sum(size_of(Identity(user_id, None), EMPTY, compress(pack(new))) for user_id, new in updates)
         return size * members // max(1, sampled)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
-from proxy.api.bodies import CacheState
+from proxy.api.bodies.changes import CacheState
 from proxy.cli.client import own_settings
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.warmup.audience import Audience

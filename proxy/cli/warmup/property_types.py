@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from proxy.cli.formats import format_count, printable
-from proxy.profile.text_values import typed
+from proxy.profile.text_values import convert_text
 
 _NOUNS = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object", str: "text"}
 
@@ -21,7 +21,7 @@ class TypeCounts:
 
     def add(self, name: str, value: str) -> None:
         """Count a value."""
-        self._counts[name][_NOUNS[type(typed(name, value, self._text_properties))]] += 1
+        self._counts[name][_NOUNS[type(convert_text(name, value, self._text_properties))]] += 1
 
     def __contains__(self, name: str) -> bool:
         """Return whether a value of the property was counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute, meant_object
+from proxy.liquid.braze_objects import DOCUMENTED, suggest_attribute, suggest_object
 from proxy.liquid.lint.place import finding
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
 from proxy.liquid.types import Finding
@@ -32,7 +32,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        suggestion = None if prefix else meant_attribute(name)
+        suggestion = None if prefix else suggest_attribute(name)
         if suggestion:
             yield finding(
                 source, span, "misspelt-attribute", f"${{{name}}} is not a Braze attribute, so it is empty",
@@ -40,7 +40,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
             )  # fmt: skip
             continue
         attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
-        if suggestion := meant_object(prefix):
+        if suggestion := suggest_object(prefix):
             begin = markup.start + markup.text.rfind(prefix, 0, start)
             yield finding(
                 source, (begin, begin + len(prefix)), "misspelt-attribute",
@@ -52,7 +52,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
     """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
     for match in _ODD_OUTPUT.finditer(source):
-        fixed = f"{{{{${{{meant_attribute(match['name']) or match['name']}}}}}}}"
+        fixed = f"{{{{${{{suggest_attribute(match['name']) or match['name']}}}}}}}"
         yield finding(
             source, match.span(), "braces", f"{match[0]} does not print a Braze attribute", f"write {fixed}",
             replacement=fixed,
@@ -70,7 +70,7 @@ def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[F
 def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
     for match in _BARE.finditer(text):
         name_written = match["name"] or match["bare"]
-        name = meant_attribute(name_written) or name_written
+        name = suggest_attribute(name_written) or name_written
         fixed = f"{{{{${{{name}}}{filters}}}}}"
         yield finding(
             source, (start + match.start(), start + match.end()), "braces",

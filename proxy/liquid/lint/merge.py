@@ -41,7 +41,7 @@ _IN_TAGS = _URLS | {
 _UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
 
 
-def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
+def merge_findings(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
     """Return the findings in the order of the message, without duplicates of another finding."""
     findings = list(findings)
     skipped = {entry.line for entry in findings if entry.rule == "syntax"}

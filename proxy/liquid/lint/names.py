@@ -10,12 +10,12 @@ from typing import Any
 from proxy.liquid.braze_objects import BRAZE_OBJECTS, USER_IDS
 from proxy.liquid.lint.attributes import NAMES
 from proxy.liquid.lint.ids import is_returned
-from proxy.liquid.lint.paths import Path, written
+from proxy.liquid.lint.paths import Path, write_path
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
 from proxy.liquid.lint.suggestions import OPEN, Keys, corrected_path, first_missing, suggestions
-from proxy.liquid.lint.usage import compared, empty_output, prints_nothing, whole
-from proxy.liquid.lint.values import Values, follow, keys, listed, same_name, similar
+from proxy.liquid.lint.usage import empty_output, find_pointless_comparison, prints_nothing, whole
+from proxy.liquid.lint.values import Values, follow, keys, list_names, same_name, similar
 from proxy.liquid.scanner import Markup
 from proxy.liquid.tag_syntax import UNSAVED
 from proxy.liquid.types import Finding
@@ -52,7 +52,7 @@ def name_findings(
         problem = (
             _undefined(source, read, all_setters, loops)
             or _missing(source, read)
-            or compared(source, read)
+            or find_pointless_comparison(source, read)
             or whole(source, read)
         )
         if problem:
@@ -114,19 +114,19 @@ def _undefined(
             source, span, "unknown-name", f"{root} is not in quotes, so Liquid reads it as a variable, which is empty",
             f"write '{root}'", replacement=f"'{root}'",
         )  # fmt: skip
-    suggestion = _meant_root(path, scope, all_setters)
+    suggestion = _suggest_root(path, scope, all_setters)
     if any(entry.name == UNSAVED for entry in all_setters) and not suggestion:
         return None  # the finding about the missing :save covers this
     if suggestion is None:
         names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
-        fix = f"use one of {listed(names)}, or set {root} with assign" if names else f"set {root} with assign first"
+        fix = f"use one of {list_names(names)}, or set {root} with assign" if names else f"set {root} with assign first"
         if same := same_name(root, NAMES):
             fix = f"write ${{{same}}}"
         return finding(
             source, span, "unknown-name", f"no tag sets {root}, so it is empty", fix,
             replacement=f"${{{same}}}" if same and not path.keys else None,
         )  # fmt: skip
-    corrected = written(*corrected_path(*suggestion, scope))
+    corrected = write_path(*corrected_path(*suggestion, scope))
     return finding(
         source, span, "unknown-name", f"no tag sets {root}, so {path} is empty",
         f"write {corrected}", replacement=corrected,
@@ -161,7 +161,7 @@ def _attribute(path: Path) -> str | None:
     return None
 
 
-def _meant_root(path: Path, scope: Scope, all_setters: Sequence[Setter]) -> tuple[str, Keys] | None:
+def _suggest_root(path: Path, scope: Scope, all_setters: Sequence[Setter]) -> tuple[str, Keys] | None:
     if name := similar(path.root, scope.values):
         return name, path.keys
     for name, values in scope.values.items():
@@ -186,7 +186,7 @@ def _missing(source: str, read: Read) -> Finding | None:
     suggestion = next(suggestions(path.root, path.keys, index, scope), None)
     if suggestion and parent == "recommendations_by_id" and not _is_returned(values, suggestion[1][index : index + 1]):
         return None  # the finding about the id in the tag covers this
-    problem = _problem(written(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
+    problem = _problem(write_path(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
     note = ""
     if (
         suggestion is None
@@ -196,12 +196,12 @@ def _missing(source: str, read: Read) -> Finding | None:
         suggestion = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
         note = ", because properties has _ instead of each dot in a name"
     if suggestion:
-        corrected = written(*corrected_path(*suggestion, scope))
+        corrected = write_path(*corrected_path(*suggestion, scope))
         return finding(
             source, span, "unknown-key", f"{problem}, so {path} is empty", f"write {corrected}{note}",
             replacement=corrected,
         )  # fmt: skip
-    key, listing = scope.key(path.keys[index]), listed(keys(values))
+    key, listing = scope.key(path.keys[index]), list_names(keys(values))
     parameter = _PARAMETERS.get(str(parent))
     if parameter and parameter in scope.requested.get(path.root, ()):
         fix = f"add {key} to {parameter} in the tag that saves {path.root}, or use one of {listing}"
@@ -209,12 +209,12 @@ def _missing(source: str, read: Read) -> Finding | None:
     if parent == "member" and listing:
         problem, fix = (
             f"this user is not in the cohort {key}",
-            f"check the id; {written(path.root, path.keys[:index])} has {listing}",
+            f"check the id; {write_path(path.root, path.keys[:index])} has {listing}",
         )
         return finding(source, span, "unknown-id", problem, fix, level="note")
     if parent in OPEN:
         return None
-    fix = f"use one of {listing}" if listing else f"write {written(path.root, path.keys[:index])} without .{key}"
+    fix = f"use one of {listing}" if listing else f"write {write_path(path.root, path.keys[:index])} without .{key}"
     return finding(source, span, "unknown-key", problem, fix)
 
 

@@ -32,7 +32,7 @@ class Path:
     end: int
 
     def __str__(self) -> str:
-        return written(self.root, self.keys)
+        return write_path(self.root, self.keys)
 
 
 def paths(text: str, start: int) -> Iterator[Path]:
@@ -50,7 +50,7 @@ def paths(text: str, start: int) -> Iterator[Path]:
         filter_follows = token.lastgroup == "pipe"
 
 
-def written(root: str, keys: Iterable[str | int | Path]) -> str:
+def write_path(root: str, keys: Iterable[str | int | Path]) -> str:
     """Return a variable with its keys as Liquid."""
     text = root
     for key in keys:

@@ -115,9 +115,9 @@ def _abort_against_retry(
     answers = [(request, answer) for request, answer in run.calls if request != failed]
 
     def ask(request: Request) -> Answer:
-        return next((answer for asked, answer in answers if asked == request), _FAILED)
+        return next((answer for recorded, answer in answers if recorded == request), _FAILED)
 
-    failing = run.again(ask)
+    failing = run.restart(ask)
     try:
         render(failing)
     except Aborted:

@@ -144,8 +144,8 @@ def _names_set(markup: Markup) -> Iterator[str]:
                 yield from (match["name"] for match in _SAVE.finditer(markup.rest))
                 yield from ("items",) if markup.name.startswith("catalog_") else ()
             return
-    if found := pattern.match(markup.rest):
-        yield found["name"]
+    if match := pattern.match(markup.rest):
+        yield match["name"]
 
 
 def _set(scope: Scope, markup: Markup, answers: Mapping[tuple[int, str], list[Any]], *, in_block: bool) -> None:

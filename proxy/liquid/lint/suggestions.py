@@ -55,25 +55,25 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
     values, key = levels[-1], scope.key(path[index])
     if isinstance(values[0] if values else None, list):
         yield from _into_list(root, path, index, values, key)
-    name, here = str(key), keys(values)
+    name, known = str(key), keys(values)
     for count in range(1, min(len(after), _LEVELS) + 1):
         parts = [name, *map(str, after[:count])]
-        if joined := same_name(".".join(parts), here):
+        if joined := same_name(".".join(parts), known):
             yield root, (*before, joined, *after[count:])
     if before and (joined := same_name(f"{before[-1]}.{name}", keys(levels[-2]))):
         yield root, (*before[:-1], joined, *after)
-    if same := same_name(name, here):
+    if same := same_name(name, known):
         yield root, (*before, same, *after)
     for find in (same_name, similar):
-        if find is similar and (near := similar(name, here)):
+        if find is similar and (near := similar(name, known)):
             yield root, (*before, near, *after)
-        for child in here[:_CHILDREN]:
+        for child in known[:_CHILDREN]:
             if inner := find(name, keys(follow(values, child))):
                 yield root, (*before, child, inner, *after)
     for further in _descendants(values, name, _LEVELS):
         yield root, (*before, *further, *after)
     for child in ("properties", "computations", "member"):
-        if child in here and not keys(follow(values, child)):
+        if child in known and not keys(follow(values, child)):
             yield root, (*before, child, name, *after)  # the user is unknown, so no name is known
     for level in range(index - 1, -1, -1):
         if same := same_name(name, keys(levels[level])):

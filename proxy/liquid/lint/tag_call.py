@@ -49,7 +49,7 @@ class Call:
         return without_outputs(self.tag.path)
 
     @property
-    def foreign(self) -> bool:
+    def is_foreign(self) -> bool:
         """Return whether the URL is not a data route. A path with an output is known only after rendering."""
         return tag_syntax.route(self.url_path) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", self.url_path)
 

@@ -62,7 +62,7 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         yield from problems
         if joined and not any(entry.rule in ("space-in-url", "quoted-url") for entry in problems):
             yield no_break_space_finding(call, *joined[0])
-        if not call.foreign:
+        if not call.is_foreign:
             rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
             for rule in rules if call.is_own_service or call.has_credentials else (_unescaped, _cut_body, _exposure):
                 yield from rule(call)

@@ -81,7 +81,7 @@ def url_findings(call: Call, hosts: set[str]) -> Iterator[Finding]:
             url, "without-question-mark", "the URL has no ? before its parameters", f"write {_cut(fixed)}",
             replacement=fixed,
         )  # fmt: skip
-    elif call.foreign:
+    elif call.is_foreign:
         yield _foreign(call, hosts)
 
 

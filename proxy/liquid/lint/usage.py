@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from proxy.liquid.lint.paths import written
+from proxy.liquid.lint.paths import write_path
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read
 from proxy.liquid.lint.suggestions import OPEN, first_missing
-from proxy.liquid.lint.values import Missing, keys, listed, similar
-from proxy.liquid.scanner import Markup, rewritten
+from proxy.liquid.lint.values import Missing, keys, list_names, similar
+from proxy.liquid.scanner import Markup, rewrite
 from proxy.liquid.types import Finding
 
 _COMPARISON = re.compile(r"""\s*(?P<sign>[=!]=|contains)\s*(?P<literal>"[^"]{0,200}"|'[^']{0,200}')""")
 _DEFAULT = re.compile(r"\|\s*default\b")
 
 
-def compared(source: str, read: Read) -> Finding | None:
+def find_pointless_comparison(source: str, read: Read) -> Finding | None:
     """Return the finding about a comparison with a text that the variable never equals."""
     match = _COMPARISON.match(source, read.path.end)
     if match is None or read.markup.name not in ("if", "elsif", "unless"):
@@ -51,7 +51,7 @@ def whole(source: str, read: Read) -> Finding | None:
         values = read.scope.of(path)
     except Missing:
         return None
-    span, listing = (path.start, path.end), listed(keys(values))
+    span, listing = (path.start, path.end), list_names(keys(values))
     if markup.name in ("for", "tablerow") and not path.keys and "items" in keys(values):
         return finding(
             source, span, "whole-object", f"{path} is an object, so the loop goes through its keys",
@@ -78,7 +78,7 @@ def prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
     markup = read.markup
     if markup.kind != "output" or _DEFAULT.search(markup.rest):
         return False
-    plain = rewritten(markup.text, [Markup(markup.kind, markup.text, markup.name, markup.rest, 0, 1)])
+    plain = rewrite(markup.text, [Markup(markup.kind, markup.text, markup.name, markup.rest, 0, 1)])
     if (markup.line, plain) not in empty:
         return False
     try:
@@ -95,7 +95,7 @@ def empty_output(source: str, read: Read) -> Finding:
     place = first_missing(read.path.root, read.path.keys, read.scope)
     why = ""
     if place and keys(place[1]):
-        why = f"; {written(read.path.root, read.path.keys[: place[0]])} has {listed(keys(place[1]))}"
+        why = f"; {write_path(read.path.root, read.path.keys[: place[0]])} has {list_names(keys(place[1]))}"
     opening = "{{-" if markup.text.startswith("{{-") else "{{"
     closing = "-}}" if markup.text.endswith("-}}") else "}}"
     fixed = f"{opening} {markup.rest} | default: '…' {closing}"

@@ -53,21 +53,21 @@ def follow(values: Values, key: str | int) -> Values:
 
 def entries(values: Values) -> Values:
     """Return the values of the variable of a loop over `values`, or None if there is no entry."""
-    found: list[Any] = []
+    elements: list[Any] = []
     for value in values or ():
         if isinstance(value, list):
-            found += value
+            elements += value
         elif isinstance(value, dict):
-            found += [[key, entry] for key, entry in value.items()]
+            elements += [[key, entry] for key, entry in value.items()]
         elif isinstance(value, str) and value:
-            found.append(value)
-    return tuple(found[:_MAX_VALUES]) or None
+            elements.append(value)
+    return tuple(elements[:_MAX_VALUES]) or None
 
 
 def keys(values: Values) -> list[str]:
     """Return the keys of all objects among `values`."""
-    found = (key for value in values or () if isinstance(value, dict) for key in value)
-    return list(dict.fromkeys(islice(found, _MAX_KEYS)))
+    names = (key for value in values or () if isinstance(value, dict) for key in value)
+    return list(dict.fromkeys(islice(names, _MAX_KEYS)))
 
 
 def same_name(name: str, known: Iterable[str]) -> str | None:
@@ -98,7 +98,7 @@ def similar(name: str, known: Iterable[str]) -> str | None:
     return best
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return the first names as text, without names that Braze adds."""
     names = [name for name in names if not name.startswith("__")]
     shown = ", ".join(name[:80] for name in names[:_LISTED])

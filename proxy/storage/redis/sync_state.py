@@ -12,10 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from proxy.storage.accepted_values import (
+    AcceptedValue,
+    ValueDigester,
+    differing_settings,
+    encoded_ids,
+    new_key,
+    pack,
+    unpack,
+)
 from proxy.storage.id_digests import UNKEYED, IdDigester
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
-from proxy.storage.sent_values import Sent, ValueDigester, differing_settings, encoded_ids, new_key, pack, unpack
 
 _LUA = Path(__file__).parent / "lua"
 _USER = b"u"
@@ -30,8 +38,8 @@ class StateInUse(Exception):
     """Another run holds the lock of the state. The text has the fix."""
 
 
-class RedisSentState:
-    """Implements `SentState` in Redis. Every method may raise RedisUnavailable.
+class RedisSyncState:
+    """Implements `SyncState` in Redis. Every method may raise RedisUnavailable.
 
     `prefix`: prefix of the state's keys, which does not depend on `secret`. `cache_prefix`, `digester`: for the keys
     with the times at which users were forgotten. `secret`: REDIS_KEY_SECRET.
@@ -61,7 +69,7 @@ class RedisSentState:
         """Return the keyed digest of a JSON value."""
         return self._digester().value(value)
 
-    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+    def read(self, user_ids: Sequence[str]) -> list[Mapping[str, AcceptedValue]]:
         """Return the accepted attributes of each user; empty for an unknown user."""
         fields = [_USER + id for id in encoded_ids(user_ids)]
         return [
@@ -70,12 +78,14 @@ class RedisSentState:
             for packed in self._server.fields(self._state, fields[start : start + _AT_ONCE])
         ]
 
-    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]]) -> None:
         """Merge accepted attributes into the state. Ignores values from before the user was forgotten."""
         for start in range(0, len(accepted), _AT_ONCE):
             self._write(accepted[start : start + _AT_ONCE])
 
-    def record_as_owner(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]], endpoint: str, api_key: str) -> bool:
+    def record_as_owner(
+        self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]], endpoint: str, api_key: str
+    ) -> bool:
         """Record accepted attributes, and make an endpoint and a key the owner of a state without an owner.
 
         Return False if the state has another owner. Nothing is recorded then.
@@ -85,7 +95,7 @@ class RedisSentState:
         return all(self._write(accepted[start : start + _AT_ONCE], owner) for start in starts)
 
     def _write(
-        self, accepted: Sequence[tuple[str, Mapping[str, Sent]]], owner: bytes = b"", *, replaces: bool = False
+        self, accepted: Sequence[tuple[str, Mapping[str, AcceptedValue]]], owner: bytes = b"", *, replaces: bool = False
     ) -> bool:
         """Return whether the state has this owner, or no `owner` was passed."""
         key = self._digester().key
@@ -102,7 +112,7 @@ class RedisSentState:
             raise RedisUnavailable("the state of sent values was replaced; run the command again")
         return True
 
-    def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
+    def users(self) -> Iterator[tuple[str, Mapping[str, AcceptedValue]]]:
         """Yield every user of the state. A user may be yielded twice while other processes write to the state."""
         for field, packed in self._server.scan_fields(self._state, _AT_ONCE):
             if field.startswith(_USER):
@@ -120,7 +130,7 @@ class RedisSentState:
     def _delete(self, fields: Sequence[bytes]) -> int:
         return self._server.delete_fields(self._state, fields) if fields else 0
 
-    def differing(self, endpoint: str, api_key: str) -> list[str]:
+    def compare_owner(self, endpoint: str, api_key: str) -> list[str]:
         """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         digester = self._digester()
         (owner,) = self._server.fields(self._state, ["owner"])

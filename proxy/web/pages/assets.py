@@ -36,7 +36,7 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 def page(template: str, **values: Any) -> Response:
     """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
-    return revalidated(fill(Response(), template, **values))
+    return allow_revalidation(fill(Response(), template, **values))
 
 
 def fill(response: Response, template: str, **values: Any) -> Response:
@@ -56,14 +56,14 @@ def host_in_braze() -> str:
     return host if _NAME.fullmatch(host) else "your-host"
 
 
-def revalidated(response: Response) -> Response:
+def allow_revalidation(response: Response) -> Response:
     """Let a browser cache `response` and revalidate it each time. An unchanged response is a 304."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     return _conditional(response)
 
 
-def uncached(data: bytes, content_type: str = "application/json") -> Response:
+def uncached_response(data: bytes, content_type: str = "application/json") -> Response:
     """Return a response that no cache may store."""
     response = Response(data, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
@@ -82,8 +82,8 @@ def static(name: str) -> Response:
     response = Response(file.body, content_type=_TYPES[name.rpartition(".")[2]])
     response.headers["Vary"] = "Accept-Encoding"
     response.set_etag(file.tag)
-    if file.squeezed and request.accept_encodings["gzip"]:
-        response.set_data(file.squeezed)
+    if file.compressed and request.accept_encodings["gzip"]:
+        response.set_data(file.compressed)
         response.headers["Content-Encoding"] = "gzip"
         response.set_etag(f"{file.tag}-gzip")
     response.headers["Cache-Control"] = _lifetime(file.tag)
@@ -111,7 +111,7 @@ class File(NamedTuple):
 
     body: bytes
     tag: str
-    squeezed: bytes | None
+    compressed: bytes | None
     """Body compressed by gzip, or None. Compression reduces Swagger UI's 1.9 MB to a quarter."""
 
 
@@ -131,5 +131,5 @@ def load(name: str) -> File:
     if name not in _files():
         raise NotFound
     body = _files()[name].read_bytes()
-    squeezed = gzip.compress(body, 6, mtime=0)
-    return File(body, hashlib.sha256(body).hexdigest()[:16], squeezed if len(squeezed) < len(body) else None)
+    compressed = gzip.compress(body, 6, mtime=0)
+    return File(body, hashlib.sha256(body).hexdigest()[:16], compressed if len(compressed) < len(body) else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from proxy.api.bodies import StatusCurrents, StatusDirections, StatusEventStream, StatusSync
+from proxy.api.bodies.monitoring import StatusCurrents, StatusDirections, StatusEventStream, StatusSync
 from proxy.web.services import services
 
 _TOLERANCE_SECONDS = 1.0

@@ -8,7 +8,7 @@ from functools import cache
 from flask import Blueprint, Response
 
 from proxy.api.openapi.document import document
-from proxy.web.pages.assets import host_in_braze, page, revalidated
+from proxy.web.pages.assets import allow_revalidation, host_in_braze, page
 
 blueprint = Blueprint("docs", __name__)
 
@@ -28,7 +28,7 @@ def docs() -> Response:
 @blueprint.get("/openapi.json", provide_automatic_options=False)
 def openapi() -> Response:
     """Return the OpenAPI document."""
-    return revalidated(Response(document_json(), content_type="application/json"))
+    return allow_revalidation(Response(document_json(), content_type="application/json"))
 
 
 @cache

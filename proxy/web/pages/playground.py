@@ -11,11 +11,11 @@ from flask import Blueprint, Response, current_app, g, request
 
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
 from proxy.liquid.braze_objects import is_value_name
-from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
+from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refusal_report
 from proxy.liquid.types import Ask, AskForTag, User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.pages.assets import PAGE_POLICY, host_in_braze, page, uncached
+from proxy.web.pages.assets import PAGE_POLICY, host_in_braze, page, uncached_response
 from proxy.web.pages.held_answers import held_asker
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
@@ -60,7 +60,7 @@ def frame() -> Response:
 
     A frame without a document of its own would have the policy of the page, which forbids the inline styles of e-mails.
     """
-    response = uncached(b"<!doctype html><title>Message</title>", "text/html; charset=utf-8")
+    response = uncached_response(b"<!doctype html><title>Message</title>", "text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _FRAME_POLICY
     return response
 
@@ -73,11 +73,11 @@ def render() -> Response:
         with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
             message = _message()
     except Busy:
-        return uncached(refused(OTHERS_RENDER) + b"\n")
+        return uncached_response(refusal_report(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
     ask: AskForTag = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
     aliases = services().aliases.by_kind()
-    return uncached(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
+    return uncached_response(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
 
 
 def _service_asker() -> Ask:

@@ -12,7 +12,7 @@ from proxy.monitoring.diagnosis import State, findings
 from proxy.monitoring.history import HISTORY_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
-from proxy.web.pages.assets import page, uncached
+from proxy.web.pages.assets import page, uncached_response
 from proxy.web.pages.directions import directions
 from proxy.web.services import services
 from proxy.web.snapshots import installed_snapshots
@@ -26,7 +26,7 @@ blueprint = Blueprint("status", __name__)
 @blueprint.get("/metrics", provide_automatic_options=False)
 def metrics() -> Response:
     """Return the metrics of all worker processes."""
-    return uncached(services().metrics.text(), CONTENT_TYPE_LATEST)
+    return uncached_response(services().metrics.text(), CONTENT_TYPE_LATEST)
 
 
 @blueprint.get("/status", provide_automatic_options=False)
@@ -53,7 +53,7 @@ def status_json() -> Response:
         "callers": [caller._asdict() for caller in services().keyring.callers],
         "aliases": services().aliases.by_kind(),
     }
-    return uncached(write_json(body) + b"\n")
+    return uncached_response(write_json(body) + b"\n")
 
 
 def _state(gauges: Mapping[str, float]) -> State:

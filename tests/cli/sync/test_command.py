@@ -22,7 +22,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
-from proxy.storage.sent_values import KEY_BYTES, Sent
+from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue
 from proxy.sync.sqlite_state import SqliteState
 from tests.conftest import SECRET, Service
 from tests.support.command import run, start
@@ -409,6 +409,7 @@ def test_sync__another_key__stops_until_all_or_keep_state(world: World) -> None:
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((), "specify either USERS"),
     (("--cohort", "c31"), "nothing to write; add --properties"),
+    (("--cohort", "c31,c32", "--properties", "plan"), "--cohort takes one id; write --cohort c31 --cohort c32"),
     (("--cohort", "c31", "--recommendations", "homepage"), "add --log-exposures"),
     (("--cohort", "c31", "--cohort", "c32", "--membership", "vip"), "--membership needs exactly one --cohort"),
     (("-", "--membership", "vip"), "--membership needs exactly one --cohort"),
@@ -508,7 +509,7 @@ def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World)
 def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not_sent_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.cli.sync.run._STATE_RETRY_SECONDS", 0)
+    monkeypatch.setattr("proxy.cli.sync.sending._STATE_RETRY_SECONDS", 0)
     receive = world.braze.receive
     world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
     options = ("--cohort", "c31", "--properties", "plan")
@@ -534,7 +535,7 @@ def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not
 def test_sync__state_of_a_clock_that_was_ahead__skipped_values_are_reported(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     with closing(SqliteState(world.state)) as state:
-        state.record([("user-1", {"plan": Sent(state.digest("silver"), time.time() + 86400)})])
+        state.record([("user-1", {"plan": AcceptedValue(state.digest("silver"), time.time() + 86400)})])
     ended = world.sync("--cohort", "c31", "--properties", "plan")
     assert "skipped 1 value: Braze has a newer value; if this repeats, a clock was ahead" in ended.stdout
     assert world.sent() == []

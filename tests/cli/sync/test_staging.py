@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from proxy.cli.sync.staging import Staging
-from proxy.sync.changes import Desired
+from proxy.sync.changes import UserAttributes
 from proxy.sync.delivery import Change
 
 
@@ -18,12 +18,12 @@ def staging() -> Iterator[Staging]:
         yield staging
 
 
-def users(staging: Staging, *answered: str) -> list[Desired]:
+def users(staging: Staging, *answered: str) -> list[UserAttributes]:
     return [user for page in staging.users(answered) for user in page]
 
 
 def test_users__answers_and_downloads__only_answered_users_lack_a_computed_value(staging: Staging) -> None:
-    staging.add([Desired("ava", {"plan": "gold"}, 100.0), Desired("ben", {"plan": None}, 100.0)])
+    staging.add([UserAttributes("ava", {"plan": "gold"}, 100.0), UserAttributes("ben", {"plan": None}, 100.0)])
     staging.add_users(["ava", "kit", "lou"])
     staging.merge("ava", {"orders": 3}, 90.0)
     staging.merge("kit", {"zip": "02134"}, 90.5)
@@ -31,9 +31,9 @@ def test_users__answers_and_downloads__only_answered_users_lack_a_computed_value
     assert ("ava" in staging, "nobody" in staging) == (True, False)
     assert list(staging.user_ids()) == ["ava", "ben", "kit", "lou"]
     assert users(staging, "orders", "zip") == [
-        Desired("ava", {"orders": 3, "zip": None, "plan": "gold"}, 100.0),
-        Desired("ben", {"plan": None}, 100.0),
-        Desired("kit", {"orders": None, "zip": "02134"}, 90.5),
+        UserAttributes("ava", {"orders": 3, "zip": None, "plan": "gold"}, 100.0),
+        UserAttributes("ben", {"plan": None}, 100.0),
+        UserAttributes("kit", {"orders": None, "zip": "02134"}, 90.5),
     ]
 
 

@@ -228,7 +228,7 @@ def test_read__first_line_is_an_id__is_read_as_an_id(first: str) -> None:
 
 def test_read__table_ends_within_quotes__fails_after_the_complete_rows() -> None:
     rows = read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id")
-    assert [(row.torn, row.no_user) for row in (next(rows), next(rows))] == [(False, True), (True, False)]
+    assert [(row.is_incomplete, row.no_user) for row in (next(rows), next(rows))] == [(False, True), (True, False)]
     with pytest.raises(UnreadableRow, match="line 4: a quote is not closed"):
         next(rows)
 

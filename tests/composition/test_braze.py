@@ -8,7 +8,9 @@ import pytest
 
 from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.app import braze, braze_limiter, create_app, redis_client
+from proxy.app import create_app
+from proxy.composition.braze import braze_client, braze_limiter
+from proxy.composition.redis import redis_client
 from proxy.monitoring.clock import SYSTEM_CLOCK
 from proxy.settings import Settings
 from proxy.storage.redis.client import RedisClient
@@ -105,4 +107,4 @@ def test_braze_limiter__without_redis__limit_of_the_process() -> None:
 
 def test_services__without_braze__no_limiter_and_no_client(settings: Settings) -> None:
     assert services.installed(create_app(settings)).braze_rate_limiter is None
-    assert braze(settings) is None
+    assert braze_client(settings) is None

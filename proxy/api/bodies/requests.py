@@ -1,4 +1,4 @@
-"""Types of the JSON bodies that webhooks and the playground receive. The OpenAPI document describes these bodies.
+"""Bodies of requests to webhooks and the playground.
 
 The parsers accept more: see `webhooks.parse`. The types have one simple form of each field, for generated clients.
 """
@@ -9,7 +9,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from proxy.api.bodies import HeldAnswer, about
+from proxy.api.bodies.playground import HeldAnswer
+from proxy.api.bodies.vocabulary import about
 from proxy.api.parameters import MAX_LENGTH
 
 UserProperties = Annotated[

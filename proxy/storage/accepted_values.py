@@ -17,7 +17,7 @@ _LENGTH = Struct(">H")
 _AT = Struct(">d")
 
 
-class Sent(NamedTuple):
+class AcceptedValue(NamedTuple):
     """The last value of an attribute that Braze accepted: its keyed digest, and the time of the value (Unix seconds).
 
     The time of a value is the time of the download, of the answer, or of the event.
@@ -83,18 +83,18 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def pack(sent: Mapping[str, Sent]) -> bytes:
+def pack(attributes: Mapping[str, AcceptedValue]) -> bytes:
     """Return attributes as bytes: for each one the length of its name, the name, the digest and the time."""
     parts: list[bytes] = []
-    for name, (digest, at) in sent.items():
+    for name, (digest, at) in attributes.items():
         encoded = name.encode("utf-8", "surrogatepass")
         parts += [_LENGTH.pack(len(encoded)), encoded, digest, _AT.pack(at)]
     return b"".join(parts)
 
 
-def unpack(packed: bytes) -> dict[str, Sent]:
+def unpack(packed: bytes) -> dict[str, AcceptedValue]:
     """Return the attributes in a result of `pack`, up to the first damaged byte. The others are then sent again."""
-    sent: dict[str, Sent] = {}
+    attributes: dict[str, AcceptedValue] = {}
     place = 0
     try:
         while place < len(packed):
@@ -102,17 +102,17 @@ def unpack(packed: bytes) -> dict[str, Sent]:
             end = place + _LENGTH.size + length
             (at,) = _AT.unpack_from(packed, end + _DIGEST_BYTES)
             name = packed[place + _LENGTH.size : end].decode("utf-8", "surrogatepass")
-            sent[name] = Sent(packed[end : end + _DIGEST_BYTES], at)
+            attributes[name] = AcceptedValue(packed[end : end + _DIGEST_BYTES], at)
             place = end + _DIGEST_BYTES + _AT.size
     except (StructError, UnicodeDecodeError):
         pass
-    return sent
+    return attributes
 
 
-def merge(stored: Mapping[str, Sent], accepted: Mapping[str, Sent]) -> dict[str, Sent]:
+def merge(stored: Mapping[str, AcceptedValue], accepted: Mapping[str, AcceptedValue]) -> dict[str, AcceptedValue]:
     """Return the stored attributes with the accepted ones. An older time never replaces a newer one."""
     return dict(stored) | {
-        name: sent for name, sent in accepted.items() if name not in stored or sent.at >= stored[name].at
+        name: value for name, value in accepted.items() if name not in stored or value.at >= stored[name].at
     }
 
 

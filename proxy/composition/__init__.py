@@ -1,0 +1,1 @@
+"""Builds the services from the settings; the Flask application around them is built in `proxy/app.py`."""
