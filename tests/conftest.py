@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 from flask import Flask
@@ -22,7 +24,22 @@ from tests.support.fakes import FakeClock, FakeSource
 from tests.support.service import KEYS, ROOT, SECRET, Service, StartService, batch_api, free_port, services
 from tests.support.wait import request_lines
 
+# pytest stores the test modules whose asserts it has rewritten. Without the stored files, each process of a run spends
+# half of its collection time on rewriting, so PYTHONDONTWRITEBYTECODE is overruled.
+sys.dont_write_bytecode = False
+
 __all__ = ["KEYS", "ROOT", "SECRET", "Service", "StartService", "free_port"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector away from the collected tests and imported modules, which live until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

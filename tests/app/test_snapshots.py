@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from redis import Redis
 
+from proxy.profile.snapshot import PIECES
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 from tests.support.redis_server import RedisServer
@@ -64,11 +65,14 @@ def test_forget__two_services__in_no_snapshot_of_any_process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.2, 1.0, 1.5, 2.0, 2.5])
+@pytest.mark.parametrize(
+    "step", ["half sent", "all sent", "first pieces stored", "half of the pieces stored", "listed"]
+)
 def test_install__worker_is_killed__old_or_new_snapshot_and_a_rerun_installs_the_new_one(
-    start_service: Callable[..., Service], sandbox: Sandbox, redis: RedisServer, delay: float
+    start_service: Callable[..., Service], sandbox: Sandbox, redis: RedisServer, step: str
 ) -> None:
     service = start_service(sandbox, REDIS_URL=redis.url, WEB_CONCURRENCY="2")
+    store = Redis.from_url(redis.url)
     old, new, count = 0, 1_000_000, 300_000
 
     def install(first: int) -> None:
@@ -78,13 +82,36 @@ def test_install__worker_is_killed__old_or_new_snapshot_and_a_rerun_installs_the
     install(old)
     every_process_answers([service], f"user-{old}", True)
 
-    def interrupted_install() -> None:
-        with contextlib.suppress(OSError, AssertionError):
-            install(new)
+    sent = 0
 
+    def parts() -> Iterator[bytes]:
+        nonlocal sent
+        for first in range(new, new + count, count // 10):
+            yield lines(first, count // 10)
+            sent += 1
+
+    def interrupted_install() -> None:
+        with contextlib.suppress(OSError):
+            requests.put(f"{service.url}/v1/snapshots/c31", data=parts(), headers=HEADERS, timeout=60)
+
+    (old_pieces,) = store.scan_iter("*snapshot:*")
+    (index,) = store.scan_iter("*snapshots")
+    listed = store.hgetall(index)
+
+    def stored() -> int:
+        """Return the number of stored pieces of the new snapshot."""
+        return max((int(store.hlen(key)) for key in store.scan_iter("*snapshot:*") if key != old_pieces), default=0)
+
+    reached: dict[str, Callable[[], bool]] = {
+        "half sent": lambda: sent >= 5,
+        "all sent": lambda: sent == 10,
+        "first pieces stored": lambda: stored() > 0,
+        "half of the pieces stored": lambda: stored() >= PIECES // 2,
+        "listed": lambda: store.hgetall(index) != listed,
+    }
     upload = threading.Thread(target=interrupted_install)
     upload.start()
-    time.sleep(delay)  # the worker is in another step of the installation for each delay
+    until(reached[step], f"the installation did not reach the step: {step}", 60)
     for worker in service.workers():
         os.kill(worker, signal.SIGKILL)
     upload.join()

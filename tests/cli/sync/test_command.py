@@ -19,7 +19,7 @@ import redis
 from proxy.sandbox import cohort_api
 from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.faults import Fault
-from proxy.sandbox.people import find
+from proxy.sandbox.people import COMPUTATIONS, Person, find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
 from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue
@@ -572,9 +572,8 @@ def test_sync__killed_twice__no_value_is_lost_and_only_requests_in_flight_are_re
             os.killpg(process.pid, signal.SIGKILL)
         output = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    time.sleep(0.2)
+    until(lambda: len(world.braze.profiles.attributes) == len(users), "a value is lost")
     sent = sum(request.objects for request in world.braze.log.requests)
-    assert len(world.braze.profiles.attributes) == len(users)
     assert sent - len(users) <= 2 * 16 * 20, "more than the requests in flight were repeated"
     assert world.braze.overlapping_users == 0
 
@@ -618,12 +617,17 @@ def test_sync__interrupted__ends_after_the_requests_in_flight_and_a_second_run_s
     assert world.braze.report()["unchanged_values"] == 0
 
 
+def person(user_id: str, computations: dict[str, str]) -> Person:
+    """Return a user with computed values, by name."""
+    return Person(user_id, None, "has computed values", computations=computations)
+
+
 def test_sync__computed_value_disappears__null_is_sent(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users").write_text("ava\nben\n")
     values = {"ava": {"orders": "3"}, "ben": {"orders": "4"}}
-    monkeypatch.setattr("proxy.sandbox.user_data._computations", lambda person, _: values[person.user_id])
+    monkeypatch.setattr("proxy.sandbox.server.find", lambda user_id, _: person(user_id, values[user_id]))
     options = (str(tmp_path / "users"), "--computations", "comp-orders")
     assert world.sync(*options).returncode == 0
     assert [item["orders"] for item in world.sent()] == [3, 4]
@@ -636,7 +640,9 @@ def test_sync__name_of_a_computed_value_has_control_characters__shown_escaped(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users").write_text("ava\n")
-    monkeypatch.setattr("proxy.sandbox.user_data._computations", lambda *_: {"or\x1b[31mders": "x" * 300})
+    name = "or\x1b[31mders"
+    monkeypatch.setitem(COMPUTATIONS, "comp-orders", name)
+    monkeypatch.setattr("proxy.sandbox.server.find", lambda user_id, _: person(user_id, {name: "x" * 300}))
     ended = world.sync(str(tmp_path / "users"), "--computations", "comp-orders")
     assert "'or\\x1b[31mders': 1 value cut to 255 characters" in ended.stdout
     assert "\x1b" not in ended.stdout + ended.stderr

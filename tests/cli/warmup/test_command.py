@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.conftest import SECRET, Service, free_port
 from tests.support.balancer import balancer
 from tests.support.command import run, start
 from tests.support.redis_server import RedisServer
+from tests.support.wait import until
 
 CREDENTIALS = f"braze:{SECRET}"
 MANY = 200
@@ -163,10 +163,7 @@ def test_warm__table_without_column__error_names_the_option(target: Service) -> 
 
 
 def wait_for_calls(sandbox: Sandbox, calls: int) -> None:
-    deadline = time.monotonic() + 20
-    while sandbox.report()["calls"] < calls:
-        assert time.monotonic() < deadline, "the run made too few calls"
-        time.sleep(0.01)
+    until(lambda: sandbox.report()["calls"] >= calls, "the run made too few calls", 20)
 
 
 @pytest.mark.contract("5 warm faults")

@@ -11,13 +11,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.api.openapi.playground import EXAMPLE, RENDERED
 from proxy.app import create_app
+from proxy.liquid.render import render as preview
 from proxy.liquid.render_process import AT_ONCE
+from proxy.liquid.report import report
+from proxy.liquid.types import NO_ALIASES, Answer, AskForTag, HeldAnswer, Request, User
 from proxy.profile.errors import UpstreamUnavailable
+from proxy.profile.json import write_json
 from proxy.settings import Settings
+from proxy.web.pages import playground
 from tests.conftest import KEYS
 from tests.support.fakes import FakeClock, FakeSource
 
@@ -25,6 +31,34 @@ RECS = (
     "{% connected_content https://h/v1/recommendations?user_id={{${user_id} | url_param_escape}}&rec_id=home "
     ":basic_auth us :save recs %}{{ recs.items | join: ', ' }}"
 )
+
+
+class InProcess:
+    """Renders in this process, without the 0.3 s of a child. The tests of the child compare both ways of rendering."""
+
+    def render(self, template: str, user: User, ask: AskForTag, values: Any = None, aliases: Any = NO_ALIASES) -> bytes:
+        answers: list[HeldAnswer] = []
+
+        def recorded(request: Request) -> Answer | None:
+            answer = ask(request)
+            if answer:
+                answers.append(HeldAnswer(request, answer.status, answer.body))
+            return answer
+
+        return write_json(report(preview(template, user, recorded, aliases=aliases, values=values), answers))
+
+
+@pytest.fixture
+def client(app: Flask, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """Return a client of the application, which renders in this process."""
+    monkeypatch.setattr(playground, "RENDERER", InProcess())
+    return app.test_client()
+
+
+@pytest.fixture
+def client_of_child(app: Flask) -> FlaskClient:
+    """Return a client of the application, which renders in child processes as in production."""
+    return app.test_client()
 
 
 @pytest.fixture
@@ -42,9 +76,9 @@ def render(client: FlaskClient, caller: dict[str, str], template: str = RECS, **
 
 @pytest.mark.contract("3 playground access")
 def test_render__first_and_second_time__message_and_details_of_the_tag(
-    client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
+    client_of_child: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
-    first = render(client, caller)
+    first = render(client_of_child, caller)
     assert (first["outcome"], first["message"], first["reason"]) == ("sent", "a, b", "")
     tag = first["tags"][0]
     assert {name: tag[name] for name in ("line", "method", "url", "called", "saved_as", "status", "calls", "age")} == {
@@ -63,7 +97,7 @@ def test_render__first_and_second_time__message_and_details_of_the_tag(
     assert [finding["rule"] for finding in first["findings"]] == ["exposure"]
 
     clock.advance(30)
-    second = render(client, caller)["tags"][0]
+    second = render(client_of_child, caller)["tags"][0]
     assert (second["calls"], second["age"], second["cache_status"]) == (0, 30, "hit; ttl=870")
     assert "not called" in second["exposure"]
     assert len(source.calls) == 1
@@ -134,10 +168,10 @@ def test_render__device_id__available_in_the_message(client: FlaskClient, caller
     assert render(client, caller, template, user_id=" ", device_id=" d1 ")["message"] == "d1/"
 
 
-def test_render__test_values__used_in_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__test_values__used_in_the_message(client_of_child: FlaskClient, caller: dict[str, str]) -> None:
     template = "{{custom_attribute.${plan}}} {% catalog_items a 1 %}{{ items[0].t }}{{${city}}}"
     values = {"custom_attribute.${plan}": "gold", "catalog_items.a": [{"id": "1", "t": [1.5, True]}]}
-    body = render(client, caller, template, values=values)
+    body = render(client_of_child, caller, template, values=values)
     assert body["message"] == "gold 1.5true"
     assert body["unknown_values"] == [
         {"name": "custom_attribute.${plan}", "line": 1},
@@ -148,15 +182,15 @@ def test_render__test_values__used_in_the_message(client: FlaskClient, caller: d
 
 
 @pytest.mark.parametrize("depth", [100, 900, 1020])
-def test_render__nested_test_value__no_500(client: FlaskClient, caller: dict[str, str], depth: int) -> None:
+def test_render__nested_test_value__no_500(client_of_child: FlaskClient, caller: dict[str, str], depth: int) -> None:
     body = '{"template": "{{ context }}", "values": {"context": ' + "[" * depth + "]" * depth + "}}"
-    answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
+    answer = client_of_child.post("/playground/render", data=body, content_type="application/json", headers=caller)
     assert answer.status_code in (200, 400)
 
 
-def test_render__email_of_100_kb__sent(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__email_of_100_kb__sent(client_of_child: FlaskClient, caller: dict[str, str]) -> None:
     template = '<p class="a">{{ 1 | plus: 1 }}</p>\n' * 3_000
-    body = render(client, caller, template)
+    body = render(client_of_child, caller, template)
     assert (body["outcome"], len(body["message"])) == ("sent", len('<p class="a">2</p>\n') * 3_000)
 
 
@@ -260,9 +294,9 @@ def test_render__invalid_body__problem_json(
     assert "16 KiB" not in answer.text
 
 
-def test_render__lone_surrogates__200(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__lone_surrogates__200(client_of_child: FlaskClient, caller: dict[str, str]) -> None:
     body = json.dumps({"template": "\ud800{{${user_id}}}" + RECS, "user_id": "\udfff é"})
-    answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
+    answer = client_of_child.post("/playground/render", data=body, content_type="application/json", headers=caller)
     assert answer.status_code == 200
 
 
@@ -272,10 +306,10 @@ def test_render__line_break_in_the_content_type__no_500(client: FlaskClient, cal
 
 
 def test_render__all_render_slots_taken__refused_at_once(
-    client: FlaskClient, caller: dict[str, str], source: FakeSource
+    client_of_child: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     source.open.clear()
-    app = client.application
+    app = client_of_child.application
 
     def target(number: int) -> None:
         message = {"template": RECS, "user_id": f"user {number}"}
@@ -286,13 +320,13 @@ def test_render__all_render_slots_taken__refused_at_once(
         thread.start()
     for _ in threads:
         source.wait_for_call()
-    refused = render(client, caller)
+    refused = render(client_of_child, caller)
     source.open.set()
     for thread in threads:
         thread.join(10)
     assert refused["outcome"] == "refused"
     assert "try again" in refused["reason"]
-    assert render(client, caller)["outcome"] == "sent"
+    assert render(client_of_child, caller)["outcome"] == "sent"
 
 
 def test_render__example_of_the_document__documented_answer(client: FlaskClient, caller: dict[str, str]) -> None:
@@ -353,19 +387,19 @@ def test_body__16_unfinished_bodies__refused_until_they_finish(client: FlaskClie
 
 
 def test_render__without_fetch__no_call_and_the_held_answer_fills_its_variable(
-    client: FlaskClient, caller: dict[str, str], source: FakeSource
+    client_of_child: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
-    before = render(client, caller, fetch=False)
+    before = render(client_of_child, caller, fetch=False)
     tag = before["tags"][0]
     assert (tag["needs_render"], tag["status"], tag["exposure"], before["answers"]) == (True, None, None, [])
     assert (before["good"], before["reason"]) == (False, "the tag on line 1 has no answer yet; press Render")
     assert len(source.calls) == 0
 
-    answers = render(client, caller)["answers"]
+    answers = render(client_of_child, caller)["answers"]
     assert [answer["request"]["target"] for answer in answers] == ["/v1/recommendations?user_id=u&rec_id=home"]
-    held = render(client, caller, RECS + "!", fetch=False, answers=answers)
+    held = render(client_of_child, caller, RECS + "!", fetch=False, answers=answers)
     assert (held["message"], held["tags"][0]["needs_render"], held["tags"][0]["calls"]) == ("a, b!", False, 0)
-    other = render(client, caller, RECS.replace("home", "hom"), fetch=False, answers=answers)
+    other = render(client_of_child, caller, RECS.replace("home", "hom"), fetch=False, answers=answers)
     assert (other["message"], other["tags"][0]["needs_render"]) == ("", True)
     assert len(source.calls) == 1
 
