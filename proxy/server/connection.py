@@ -149,7 +149,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         """Send all bytes. Raises ConnectionResetError if the client does not receive them in time.
 
         gunicorn sends the head of an answer by the first call, and the body by more calls. The head waits for the body,
-        because another packet costs another system call.
+        because each call costs a system call and a packet.
         """
         if self._unsent is None:
             self._unsent = data
