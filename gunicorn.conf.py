@@ -45,12 +45,19 @@ backlog = 4096
 keepalive = 100
 graceful_timeout = 25
 control_socket_disable = True
-# By default, a peer on loopback could change the path of a request by headers such as SCRIPT_NAME.
+# By default, a peer on loopback could change the path or scheme of a request by headers such as SCRIPT_NAME.
 forwarder_headers = ""
+secure_scheme_headers = {}
+# These two lists are empty, so which peer is trusted has no effect. Any other value makes gunicorn parse the address of
+# the peer for each request, which costs 3 % of an answer's processor time.
+forwarded_allow_ips = "*"
 # Enough for an id of 512 percent-encoded characters of any script; longer requests use the body of a POST.
 limit_request_line = 8190
-# The C parser, if installed, bypasses the limit on all headers together (proxy/server/connection.py).
+# By default, gunicorn uses the C parser gunicorn_h1c if it is installed. That parser accepts several spaces in a
+# request line, and bypasses the limit on all headers together (proxy/server/connection.py).
 http_parser = "python"
+# A file would be sent before the head of its answer, which waits for the body (proxy/server/connection.py).
+sendfile = False
 # The application logs each request: gunicorn's line would contain the query string, and so user ids.
 accesslog = None
 

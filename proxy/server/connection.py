@@ -62,11 +62,12 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._head: bytearray | None = bytearray()  # received so far; None within a body
         self._unread_allowed: int | None = None
         self._lingers = False
+        self._unsent: bytes | None = b""  # the head of an answer; None before the head
         self._slow_body_until: float | None = None
 
     def head_ended(self) -> None:
-        """Switch from reading the head of a request to reading its body."""
-        self._head = None
+        """Switch from reading the head of a request to reading its body, and to its answer."""
+        self._head = self._unsent = None
         if self._complete_by is None:  # the head arrived together with the previous request
             self._begin()
 
@@ -144,20 +145,35 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._complete_by = now + REQUEST_SECONDS
         self._turn_ends = now + _TURN_SECONDS
 
-    def sendall(self, *args: Any) -> None:
-        """Send all bytes. Raises ConnectionResetError if the client does not receive them in time."""
+    def sendall(self, data: bytes) -> None:
+        """Send all bytes. Raises ConnectionResetError if the client does not receive them in time.
+
+        gunicorn sends the head of an answer by the first call, and the body by more calls. The head waits for the body,
+        because each call costs a system call and a packet.
+        """
+        if self._unsent is None:
+            self._unsent = data
+            return
+        data, self._unsent = self._unsent + data, b""
         self._lingers = False
         try:
-            super().sendall(*args)
+            super().sendall(data)
         except TimeoutError:
             raise _reset() from None
         self._lingers = True
+
+    def flush(self) -> None:
+        """Send the head of an answer that has no body."""
+        if self._unsent:
+            self.sendall(b"")
 
     def close(self) -> None:
         """Close the connection after the client had time to read the answer (RFC 9112, section 9.6).
 
         Closing a socket with unread bytes resets the connection, and the client's system may then discard the answer.
         """
+        with contextlib.suppress(OSError):  # the client has left
+            self.flush()
         if self._lingers:
             self._linger()
         super().close()

@@ -58,7 +58,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Raise RuntimeError for gunicorn options that this worker does not support."""
         if cfg.is_ssl:
             raise RuntimeError("--certfile and --keyfile are not supported; terminate TLS in a reverse proxy")
-        for option, supported in (("protocol", "http"), ("http2_cleartext", "off"), ("proxy_protocol", "off")):
+        supported_values = {
+            "protocol": "http",
+            "http2_cleartext": "off",
+            "proxy_protocol": "off",
+            "http_parser": "python",
+        }
+        for option, supported in supported_values.items():
             if getattr(cfg, option) != supported:
                 raise RuntimeError(f"{option} must be {supported}; remove the option from gunicorn's settings")
 
@@ -102,6 +108,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         sock.head_ended()
         req.worker = self
         super().handle_request(listener_name, req, sock, addr)
+        sock.flush()
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
         # A fast client has already sent its next request. Without this line, gevent would serve that request before it

@@ -11,8 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import gevent
+import gevent.select
 import gevent.socket
 import pytest
 from gunicorn.config import Config
@@ -358,6 +360,35 @@ def test_head__byte_by_byte__returned_in_few_pieces() -> None:
         while b"".join(pieces) != head:
             pieces.append(connection.recv(8192))
         assert len(pieces) < 20
+
+
+def test_answer__head_and_body__sent_together() -> None:
+    with pair() as (connection, client):
+        connection.head_ended()
+        connection.sendall(b"head")
+        assert gevent.select.select([client], [], [], 0)[0] == []
+        connection.sendall(b"body")
+        assert client.recv(100) == b"headbody"
+        connection.sendall(b"more")
+        assert client.recv(100) == b"more"
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+def test_answer__head_without_body__sent_at_the_end(method: str) -> None:
+    with pair() as (connection, client), gevent.Timeout(1):
+        connection.head_ended()
+        connection.sendall(b"head")
+        ended = gevent.spawn(getattr(connection, method))
+        assert client.recv(100) == b"head"
+        client.close()
+        ended.join()
+
+
+def test_answers__without_bodies__arrive_on_an_open_connection(service: Service) -> None:
+    with contextlib.closing(HTTPConnection(*service.address, timeout=5)) as connection:
+        for _ in range(2):
+            connection.request("HEAD", "/healthz")
+            assert connection.getresponse().read() == b""
 
 
 @pytest.mark.parametrize("start", range(10))

@@ -337,7 +337,7 @@ def test_start__certificate__refused() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("--protocol", "uwsgi"), ("--http2-cleartext", "both"), ("--proxy-protocol",)],
+    [("--protocol", "uwsgi"), ("--http2-cleartext", "both"), ("--proxy-protocol",), ("--http-parser", "auto")],
     ids=lambda option: option[0],
 )
 def test_start__protocol_without_limits__refused(option: tuple[str, ...]) -> None:
@@ -437,3 +437,8 @@ def test_request__headers_that_name_a_script_or_path__do_not_change_the_path(ser
     for name in ("SCRIPT_NAME", "PATH_INFO", "Script-Name", "Path-Info"):
         answer = requests.get(f"{service.url}/healthz", headers={name: "/v1"}, timeout=10)
         assert (answer.status_code, answer.json()["status"]) == (200, "ok"), name
+
+
+def test_request__headers_that_contradict_each_other_about_the_scheme__ignored(service: Service) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Protocol": "http"}
+    assert requests.get(f"{service.url}/healthz", headers=headers, timeout=10).status_code == 200
