@@ -408,3 +408,31 @@ def test_request__headers_that_name_a_script_or_path__do_not_change_the_path(ser
     for name in ("SCRIPT_NAME", "PATH_INFO", "Script-Name", "Path-Info"):
         answer = requests.get(f"{service.url}/healthz", headers={name: "/v1"}, timeout=10)
         assert (answer.status_code, answer.json()["status"]) == (200, "ok"), name
+
+
+RELEASE_A_SEMAPHORE = """
+from proxy.server.worker import Worker
+worker = Worker.__new__(Worker)
+worker.sockets = []
+worker.patch()
+import queue, threading, gevent
+semaphore, waiting = threading.BoundedSemaphore(1), queue.LifoQueue()
+turns = []
+gevent.spawn(turns.append, "another")
+with semaphore:
+    waiting.put("item")
+waiting.get()
+print(len(turns))
+gevent.sleep(0)
+print(len(turns))
+try:
+    threading.Condition(threading.Lock()).notify()
+except RuntimeError:
+    print("refused")
+"""
+
+
+def test_patch__semaphore_or_queue_is_used__no_turn_of_the_event_loop() -> None:
+    program = [sys.executable, "-c", RELEASE_A_SEMAPHORE]
+    printed = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["0", "1", "refused"]
