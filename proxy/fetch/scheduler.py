@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.fetch.backlog import Backlog, PartRequest
 from proxy.fetch.dispatch import Decision, Dispatcher, RemoteCall, SentCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
+from proxy.fetch.threads import Threads
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import request_id
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
@@ -84,7 +85,7 @@ class FetchScheduler:
         self._backlog = backlog
         self._policy = policy
         self._clock = clock
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+        self._threads = Threads(threads)
         self._pending = PendingParts()
         self._lock = self._pending.lock
         self._dispatcher = Dispatcher(
@@ -192,18 +193,12 @@ class FetchScheduler:
             try:
                 self._start(self._run, identity, batch, outcome)
                 return True
-            except RuntimeError:  # no thread can be started, or the process is stopping
-                with self._lock:
-                    if self._batches.get(identity) is not batch:
-                        return True  # a thread that has just become free runs it
-                    del self._batches[identity]
-                    self._lock.notify_all()
+            except RuntimeError:  # no thread can be started
                 outcome.cancel()
                 outcome = QuotaExhausted()
-        else:
-            with self._lock:
-                del self._batches[identity]
-                self._lock.notify_all()
+        with self._lock:
+            del self._batches[identity]
+            self._lock.notify_all()
         self._refuse(identity, list(batch.parts.values()), outcome)
         return False
 
@@ -265,15 +260,13 @@ class FetchScheduler:
     # Sending.
 
     def _start(self, work: Callable[..., None], *args: object) -> None:
-        """Run `work` in a thread of the pool. Raises RuntimeError if no thread can be started."""
-        self._pool.submit(_with_request_id, request_id.get(), work, *args)
+        """Run `work` in a thread. Raises RuntimeError if no thread can be started."""
+        self._threads.run(partial(_with_request_id, request_id.get(), work, *args))
 
     def _run(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
         if (delay := reservation.at - self._clock.monotonic()) > 0:
             self._clock.sleep(delay)
         with self._lock:
-            if self._batches.get(identity) is not batch:
-                return  # refused already: the pool failed to start a thread, but kept the task in its queue
             # From now on the batch accepts no parts. Callers may still join its pending parts.
             del self._batches[identity]
             self._running += 1
@@ -367,8 +360,7 @@ class FetchScheduler:
             if self._backlog_running or self._closed or not len(self._backlog):
                 return
             self._backlog_running = True
-        # A separate thread, because the process waits for the threads of the pool at its end, and a backlog can last
-        # minutes.
+        # A separate thread, because a backlog can last minutes, and calls need the other threads.
         try:
             Thread(target=self._run_backlog, name="backlog", daemon=True).start()
         except RuntimeError:  # no thread can be started; the next refusal tries again

@@ -442,3 +442,31 @@ def test_request__headers_that_name_a_script_or_path__do_not_change_the_path(ser
 def test_request__headers_that_contradict_each_other_about_the_scheme__ignored(service: Service) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Protocol": "http"}
     assert requests.get(f"{service.url}/healthz", headers=headers, timeout=10).status_code == 200
+
+
+RELEASE_A_SEMAPHORE = """
+from proxy.server.worker import Worker
+worker = Worker.__new__(Worker)
+worker.sockets = []
+worker.patch()
+import queue, threading, gevent
+semaphore, waiting = threading.BoundedSemaphore(1), queue.LifoQueue()
+turns = []
+gevent.spawn(turns.append, "another")
+with semaphore:
+    waiting.put("item")
+waiting.get()
+print(len(turns))
+gevent.sleep(0)
+print(len(turns))
+try:
+    threading.Condition(threading.Lock()).notify()
+except RuntimeError:
+    print("refused")
+"""
+
+
+def test_patch__semaphore_or_queue_is_used__no_turn_of_the_event_loop() -> None:
+    program = [sys.executable, "-c", RELEASE_A_SEMAPHORE]
+    printed = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["0", "1", "refused"]
