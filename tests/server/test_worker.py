@@ -288,6 +288,8 @@ def test_worker__killed__is_replaced(start_service: StartService, sandbox: Sandb
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     os.kill(service.workers()[0], signal.SIGKILL)
     until(lambda: len(service.workers()) == 2, "no other worker was started")
+    # Waits for the start. A data request that had to wait for it would have less time for the call to Amplitude.
+    assert service.get("/healthz").ok
     answer = service.get("/v1/cohorts?user_id=ava")
     assert answer.json()["ok"]
     assert answer.headers["X-Amplitude-Calls"] == "1", "without Redis, the cache of a killed worker is lost"
