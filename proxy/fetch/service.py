@@ -19,8 +19,8 @@ from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tiered import TieredStore
 
 MAX_WAITING = 1000
-"""The number of callers that may wait for calls at once. Each takes 23 KB. To serve 1,000 callers takes 0.6 s of
-processor time: half of it before they wait, and half when their time is over."""
+"""The number of callers that may wait for calls at once. Each takes 23 KB. If all callers time out at the same moment,
+the last of 1,000 is answered after 1.46 s, and the last of 2,000 after 1.7 s."""
 
 _ANONYMOUS = Identity(None, None)
 

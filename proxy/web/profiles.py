@@ -10,7 +10,6 @@ from proxy.api.errors import BLANK_ID
 from proxy.fetch.service import ANONYMOUS, ProfileResult
 from proxy.profile.errors import NotAvailable, UpstreamError
 from proxy.web import cache_headers
-from proxy.web.arrival import seconds_since_arrival
 from proxy.web.data_routes import DATA_ROUTES, DataRoute
 from proxy.web.errors import problem
 from proxy.web.request_body import sent_parameters
@@ -30,13 +29,10 @@ def answer(route: DataRoute) -> Response:
     if CACHE_ONLY in request.environ and app_services.profiles.fresh(*profile_request) is None:
         return Response(status=204)
     g.background = cache_headers.is_background(request.environ)
-    # A busy processor delays the answer as long as it delayed the request. So of 1,000 callers that come at once, the
-    # last served is the first that stops waiting, and all of them are answered in time.
-    queued = 2 * seconds_since_arrival(request.environ)
     result = app_services.profiles.get(
         identity,
         query.parts or route.default_parts,
-        until=g.started + app_services.wait_seconds - queued,
+        until=g.started + app_services.wait_seconds,
         wanted_later=query.on_error == "retry",
         max_age=cache_headers.requested_max_age(request.environ),
         background=g.background,
