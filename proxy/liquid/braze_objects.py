@@ -43,37 +43,16 @@ DOCUMENTED: Mapping[str, frozenset[str]] = {
 """The attributes of each object with a fixed list of attributes; the object of `${…}` without a prefix is empty."""
 USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
 """Names that authors write for the user id, without signs."""
+_OTHER_OBJECTS = (
+    "canvas_step dispatch forloop language message message_extras nested_custom_attribute product_recommendation "
+    "promotion shopping_cart tablerowloop time_zone translation trigger_properties"
+)
 _CUSTOM = frozenset(
     {"custom_attribute", "event_properties", "api_trigger_properties", "canvas_entry_properties", "context"}
     | {"subscribed_state", "content_blocks", "preference_center"}
 )
 """Objects with attributes that each workspace chooses."""
-BRAZE_OBJECTS = frozenset(
-    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
-    | {
-        "canvas",
-        "canvas_step",
-        "custom_attribute",
-        "subscribed_state",
-        "app",
-        "card",
-        "message",
-        "language",
-        "dispatch",
-    }
-    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
-    | {
-        "sms",
-        "whats_app",
-        "preference_center",
-        "translation",
-        "time_zone",
-        "nested_custom_attribute",
-        "promotion",
-        "product_recommendation",
-        "trigger_properties",
-    }
-)
+BRAZE_OBJECTS = (_CUSTOM | DOCUMENTED.keys() | frozenset(_OTHER_OBJECTS.split())) - {""}
 """Variables and objects that Braze sets."""
 _WHOLE = re.compile(
     r"(?<![\w.'\"$-])(context|canvas_entry_properties|api_trigger_properties)\b(?!\s*(?:\.\s*\$\{|=[^=]))"

@@ -68,8 +68,8 @@ def to_amplitude(event: Any) -> dict[str, Any] | SkipReason:
     except ValidationError:
         return "unreadable"
     user = braze.user or _User()
-    sent = {"user_id": user.external_user_id, "device_id": user.device_id}
-    ids = {name: id for name, id in sent.items() if id and not id.isspace()}
+    all_ids = {"user_id": user.external_user_id, "device_id": user.device_id}
+    ids = {name: id for name, id in all_ids.items() if id and not id.isspace()}
     if not ids:
         return "no_id"
     try:

@@ -22,14 +22,14 @@ from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues
 from proxy.sync.stream_delivery import StreamDelivery, StreamStats
 from proxy.sync.stream_objects import Selection, StreamObject
-from proxy.sync.stream_queue import GATHER_SECONDS, Item, Message, Outcome, take_batch
+from proxy.sync.stream_queue import Item, Message, Outcome, take_batch
 
 _log = logging.getLogger(__name__)
 
 _REQUESTS_AT_ONCE = 16
 _MAX_WAITING = 3_000
-"""The maximum number of waiting objects, which a busy machine sends within the deadline. More messages get status 503.
-A message that is larger may wait alone."""
+"""The maximum number of waiting objects. A busy machine sends so many within the deadline. More messages get status
+503. A larger message may wait alone."""
 _MAX_BYTES = 32 * 1024 * 1024
 """The maximum size of all bodies with waiting objects. The objects take a multiple of this memory."""
 _MEMORY_WAIT_SECONDS = 0.5
@@ -157,7 +157,7 @@ class EventStream:
                 self._new_objects = 0
                 batch, pause = take_batch(self._waiting, self._busy_users, self._batch_objects, now)
                 if not batch:
-                    self._changed.wait(GATHER_SECONDS if pause is None and self._waiting else pause)
+                    self._changed.wait(pause)
                     continue
                 self._requests += 1
                 self._busy_users.update(item.content.user_id for item in batch)

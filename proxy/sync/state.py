@@ -1,4 +1,4 @@
-"""The interfaces of the accepted values and of the state of sent values.
+"""The interfaces of the accepted values and of their durable state.
 
 `SyncState` has two implementations: SQLite in sync/, and Redis in storage/redis/.
 """
@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.storage.accepted_values import AcceptedValue
-
-__all__ = ["AcceptedValue", "SyncState"]
 
 
 class AcceptedValues(Protocol):
@@ -43,3 +41,8 @@ class SyncState(AcceptedValues, Protocol):
 
     def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
         """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""
+
+
+def accepted_attributes(state: AcceptedValues, attributes: Mapping[str, Any], at: float) -> dict[str, AcceptedValue]:
+    """Return the attributes in the form that `state` records. `at`: the time of the values (Unix seconds)."""
+    return {name: AcceptedValue(state.digest(value), at) for name, value in attributes.items()}

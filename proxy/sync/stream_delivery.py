@@ -12,9 +12,10 @@ from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.storage.redis import RedisUnavailable
 from proxy.sync.delivered_events import DeliveredEvents
-from proxy.sync.state import AcceptedValue, AcceptedValues
+from proxy.sync.state import AcceptedValues, accepted_attributes
 from proxy.sync.stream_objects import Kind, StreamObject
 from proxy.sync.stream_queue import Item, Outcome
 
@@ -222,19 +223,14 @@ class StreamDelivery:
         with suppress(RedisUnavailable):
             self._delivered.add([content.event_id for content in contents if content.event_id is not None])
         with suppress(RedisUnavailable):
-            self._record_values([content for content in contents if content.kind == "attributes"])
+            values = [
+                (content.user_id, accepted_attributes(self._state, content.content, content.at))
+                for content in contents
+                if content.kind == "attributes"
+            ]
+            if values:
+                self._state.record(values)
         self._settle(items, Outcome("accepted"))
-
-    def _record_values(self, contents: Sequence[StreamObject]) -> None:
-        values = [
-            (
-                content.user_id,
-                {name: AcceptedValue(self._state.digest(value), content.at) for name, value in content.content.items()},
-            )
-            for content in contents
-        ]
-        if values:
-            self._state.record(values)
 
     def _reject(self, item: Item, reason: str) -> None:
         self._report_failure(reason)

@@ -9,7 +9,7 @@ from threading import Event
 
 from proxy.sync.stream_objects import StreamObject
 
-GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.05
 """Seconds for which an object waits for more objects, which are then sent in the same request."""
 
 
@@ -25,7 +25,7 @@ class Outcome:
 class Message:
     """Objects whose sender waits until all have an outcome. `deadline`: monotonic seconds.
 
-    `pending`: the number of objects without an outcome. `is_abandoned`: nobody waits for the objects any more.
+    `pending`: the number of objects without an outcome. `is_abandoned`: the sender no longer waits.
     """
 
     deadline: float
@@ -57,7 +57,7 @@ def take_batch(
 ) -> tuple[list[Item], float | None]:
     """Remove the objects of the next request from `waiting`, and return them.
 
-    If there are no objects, also return the seconds after which to call this function again; None to wait for a change.
+    If there are no objects, also return the seconds after which to call this function again; None if none wait.
     The objects of a user keep their order. `busy_users`: the users of requests in progress.
     """
     batch: list[Item] = []
@@ -84,11 +84,12 @@ def take_batch(
             with_attributes.add(user_id)
         elif event_id is not None:
             event_ids.add(event_id)
-    if batch and len(batch) < max_objects and (pause := batch[0].arrived + GATHER_SECONDS - now) > 0:
+    if batch and len(batch) < max_objects and (pause := batch[0].arrived + _GATHER_SECONDS - now) > 0:
         return [], pause
     for _ in range(checked_items):
         waiting.popleft()
     waiting.extendleft(reversed(remaining))
     for item in batch:
         item.is_sending = True
-    return batch, None
+    # Requests in progress may block the remaining objects, and new objects may arrive without a notification.
+    return batch, _GATHER_SECONDS if waiting else None

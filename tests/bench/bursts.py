@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import resource
 import socket
 import tempfile
 import threading
@@ -22,7 +21,7 @@ import psutil
 
 from tests.bench.load import command_line, table
 from tests.bench.processes import LONG_LIVED, SandboxProcess, Service, warm
-from tests.bench.wrk import PATH, Run, Wrk, known_users, require_wrk
+from tests.bench.wrk import PATH, Run, Wrk, known_users, raise_file_limit, require_wrk
 from tests.support.redis_server import RedisServer
 
 IDLE = 200
@@ -68,8 +67,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="the first is the reference")
     options = parser.parse_args()
     require_wrk()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    raise_file_limit()
     print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}", flush=True)
     users = list(itertools.islice(known_users(), 200))
     with ExitStack() as stack:

@@ -13,7 +13,6 @@ import asyncio
 import itertools
 import json
 import os
-import resource
 import tempfile
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ from statistics import mean
 from proxy.sandbox.faults import Fault
 from tests.bench.load import TIMEOUT_SECONDS, Answer, command_line, connect, get_request, percentile, table
 from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, warm
-from tests.bench.wrk import PATH, Wrk, known_users, require_wrk
+from tests.bench.wrk import PATH, Wrk, known_users, raise_file_limit, require_wrk
 from tests.support.redis_server import RedisServer
 from tests.support.wait import until
 
@@ -117,8 +116,7 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), action="append", help="may be repeated (default: all)")
     options = parser.parse_args()
     require_wrk()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    raise_file_limit()
     print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}", flush=True)
     users = list(itertools.islice(known_users(), 200))
     results = {key: Callers() for key in itertools.product(options.case or CASES, options.workers)}

@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import json
 import os
-import resource
 import shutil
 import tempfile
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from proxy.sandbox.faults import Fault
 from tests.bench import fastapi_reference, reference_servers
 from tests.bench.load import command_line, get_request, offer, percentile, table
 from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, get_all, warm
-from tests.bench.wrk import PATH, Kind, Run, Wrk, known_users, require_wrk
+from tests.bench.wrk import PATH, Kind, Run, Wrk, known_users, raise_file_limit, require_wrk
 from tests.support.redis_server import RedisServer
 from tests.support.service import environment, free_port, start
 from tests.support.wait import until
@@ -51,8 +50,7 @@ def main() -> None:
     parser.add_argument("--fastapi", type=Path, help="a Python with fastapi, uvicorn, uvloop and httptools")
     options = parser.parse_args()
     require_wrk()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    raise_file_limit()
     print_now(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hot_path.")))

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from proxy.sandbox.faults import Fault
 from tests.bench.load import Observer, command_line, get_request, offer, percentile, table
 from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, warm
-from tests.bench.wrk import PATH, Wrk, known_users, require_wrk
+from tests.bench.wrk import PATH, Wrk, known_users, raise_file_limit, require_wrk
 
 SHIPPED = "shipped"
 _COMMON_OPTIONS = ("--worker-connections", "4000", "--backlog", "4096", "--keep-alive", "100", "--no-control-socket")
@@ -144,8 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     workers = options.worker or DEFAULT_WORKERS
     require_wrk()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    raise_file_limit()
     users = list(itertools.islice(known_users(), 20))
     misses = itertools.count(10_000_000)
     results = {(case.name, worker): Rounds() for case in CASES for worker in workers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,12 @@ def require_wrk() -> None:
     """Exit if wrk is not installed."""
     if not shutil.which("wrk"):
         sys.exit("wrk is not installed; run apt-get install wrk")
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children open as many files as the system permits. Each connection is a file."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def known_users(start: int = 1) -> Iterator[int]:

@@ -13,8 +13,9 @@ import pytest
 from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.sync.sqlite_state import SqliteState
-from proxy.sync.state import AcceptedValue, SyncState
+from proxy.sync.state import SyncState
 from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.command import run, start

@@ -19,7 +19,7 @@ from proxy.storage.accepted_values import AcceptedValue
 from proxy.storage.redis import RedisUnavailable
 from proxy.sync.delivery import Change, DeliveryStopped, deliver
 from proxy.sync.sqlite_state import StateUnavailable
-from proxy.sync.state import SyncState
+from proxy.sync.state import SyncState, accepted_attributes
 
 _REPORT_SECONDS = 5.0
 _STATE_TRIES = 30
@@ -124,16 +124,7 @@ class Sender:
 
     def _accepted_values(self, changes: Sequence[Change]) -> list[tuple[str, dict[str, AcceptedValue]]]:
         # At each try, because a state that Redis lost has a new key of the digests.
-        return [
-            (
-                change.user_id,
-                {
-                    name: AcceptedValue(self._state.digest(value), change.at)
-                    for name, value in change.attributes.items()
-                },
-            )
-            for change in changes
-        ]
+        return [(change.user_id, accepted_attributes(self._state, change.attributes, change.at)) for change in changes]
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write to the state, and wait while Redis is unavailable. Raises DeliveryStopped."""
