@@ -46,10 +46,10 @@ from proxy.sync.stream_objects import Selection
 from proxy.web import (
     auth,
     currents,
+    data_middleware,
     errors,
     forget,
     health,
-    hit_middleware,
     profiles,
     request_body,
     request_log,
@@ -100,7 +100,7 @@ def create_app(
     for module in (profiles, forget, webhooks, currents, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(snapshots.removal)
-    hit_middleware.install(app, app_services)
+    data_middleware.install(app, app_services)
     return app
 
 
