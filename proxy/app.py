@@ -16,10 +16,10 @@ from proxy.settings import Settings
 from proxy.web import (
     auth,
     currents,
+    data_middleware,
     errors,
     forget,
     health,
-    hit_middleware,
     profiles,
     request_body,
     request_log,
@@ -59,5 +59,5 @@ def create_app(
     for module in (profiles, forget, webhooks, currents, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(snapshots.removal)
-    hit_middleware.install(app, app_services)
+    data_middleware.install(app, app_services)
     return app

@@ -113,6 +113,8 @@ class ProfileService:
         lookups = (self._store.memory.read, self._store.knows_updates(identity)), (self._store.get, True)
         for lookup, knows_updates in lookups:
             stored = lookup(identity)
+            if stored is EMPTY and not knows_updates:
+                continue  # only Redis may have data
             updated = self._store.memory.with_updates(
                 identity, stored, query, snapshots=knows_updates, accepted="certain" if self._profile_api else "pushed"
             )

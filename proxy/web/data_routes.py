@@ -1,26 +1,36 @@
-"""The data routes: how each parses its parameters and writes its answer. Flask and the hit middleware share them."""
+"""The data routes: how each parses its parameters and writes its answer. Flask and the data middleware share them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxy.api.drop_in import parse_drop_in, shape_drop_in
 from proxy.api.errors import BLANK_ID
 from proxy.api.parse import parse
 from proxy.api.response import shape
-from proxy.fetch.service import ProfileResult, ProfileService
+from proxy.fetch.service import ANONYMOUS, ProfileResult, ProfileService
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
-from proxy.web.cache_headers import etag_of, headers_of
+from proxy.web.cache_headers import etag_of, headers_of, is_background, requested_max_age
+from proxy.web.services import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content response."""
+
+CACHE_ONLY = "connected_content_proxy.cache_only"
+"""The key in the WSGI environ of a request that must not cost a call. Requests over HTTP cannot have it."""
+
+OUTCOME = "connected_content_proxy.outcome"
+"""The key in the WSGI environ of what the data middleware passes on: the request and its answer, or an exception."""
 
 NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's message for an unknown user. The drop-in route returns the same message."""
@@ -33,6 +43,11 @@ class Answer(NamedTuple):
     body: bytes
     etag: str | None
     status: int = 200
+
+    @property
+    def error(self) -> str | None:
+        """Return the error word in the body, or None."""
+        return BLANK_ID if self.result is ANONYMOUS else self.result.error.word if self.result.error else None
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers of the data, without those of every response."""
@@ -52,6 +67,23 @@ class DataRoute(NamedTuple):
     parse: Callable[[Iterable[tuple[str, Any]], Aliases], ProfileRequest]
     write: Callable[[ProfileService, ProfileRequest, ProfileResult], Answer]
     default_parts: tuple[Part, ...] = ()
+
+
+def answer_to(
+    route: DataRoute, request: ProfileRequest, environ: WSGIEnvironment, app_services: Services, started: float
+) -> Answer:
+    """Return the answer of `route` to a parsed request. `started`: when the request began (monotonic seconds)."""
+    identity, query = request
+    result = app_services.profiles.get(
+        identity,
+        query.parts or route.default_parts,
+        until=started + app_services.wait_seconds,
+        wanted_later=query.on_error == "retry",
+        max_age=requested_max_age(environ),
+        background=is_background(environ),
+        query=query,
+    )
+    return route.write(app_services.profiles, request, result)
 
 
 def _write_profile(profiles: ProfileService, request: ProfileRequest, result: ProfileResult) -> Answer:

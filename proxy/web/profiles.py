@@ -6,45 +6,36 @@ import math
 
 from flask import Blueprint, Response, g
 
-from proxy.api.errors import BLANK_ID
-from proxy.fetch.service import ANONYMOUS, ProfileResult
+from proxy.fetch.service import ProfileResult
 from proxy.profile.errors import NotAvailable, UpstreamError
 from proxy.web import cache_headers
-from proxy.web.data_routes import DATA_ROUTES, DataRoute
+from proxy.web.data_routes import CACHE_ONLY, DATA_ROUTES, OUTCOME, DataRoute, answer_to
 from proxy.web.errors import problem
 from proxy.web.request_body import sent_parameters
 from proxy.web.services import current_request, services
-
-CACHE_ONLY = "connected_content_proxy.cache_only"
-"""The key in the WSGI environ of a request that must not cost a call. Requests over HTTP cannot have it."""
 
 blueprint = Blueprint("v1", __name__)
 
 
 def answer(route: DataRoute) -> Response:
-    """Return the answer of a data route."""
-    app_services, request = services(), current_request()
-    profile_request = route.parse(sent_parameters(request), app_services.aliases)
-    identity, query = profile_request
-    if CACHE_ONLY in request.environ and app_services.profiles.fresh(*profile_request) is None:
-        return Response(status=204)
-    g.background = cache_headers.is_background(request.environ)
-    result = app_services.profiles.get(
-        identity,
-        query.parts or route.default_parts,
-        until=g.started + app_services.wait_seconds,
-        wanted_later=query.on_error == "retry",
-        max_age=cache_headers.requested_max_age(request.environ),
-        background=g.background,
-        query=query,
-    )
-    written = route.write(app_services.profiles, profile_request, result)
+    """Return the answer of a data route, which the middleware may already have."""
+    app_services, environ = services(), current_request().environ
+    outcome = environ.get(OUTCOME)
+    if isinstance(outcome, Exception):
+        raise outcome
+    if outcome is None:
+        request = route.parse(sent_parameters(environ), app_services.aliases)
+        if CACHE_ONLY in environ and app_services.profiles.fresh(*request) is None:
+            return Response(status=204)
+        outcome = request, answer_to(route, request, environ, app_services, g.started)
+    (_, query), written = outcome
     result = written.result
+    g.background = cache_headers.is_background(environ)
     g.cache = cache_headers.cache_label(result)
-    g.error = BLANK_ID if result is ANONYMOUS else result.error.word if result.error else None
+    g.error = written.error
     if result.error is not None and query.on_error == "retry" and not isinstance(result.error, NotAvailable):
         return _ask_for_retry(result, result.error)
-    if written.etag is not None and cache_headers.is_not_modified(request.environ, result, written.etag):
+    if written.etag is not None and cache_headers.is_not_modified(environ, result, written.etag):
         return Response(status=304, headers=written.headers())
     return Response(written.body, written.status, written.headers())
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.wrappers import Request
 
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.json_body import from_json
@@ -84,15 +84,15 @@ def read_large_body(
 MAX_BODY_BYTES = 16 * 1024
 
 
-def url_parameters(environ: WSGIEnvironment) -> list[tuple[str, Any]]:
-    """Return the parameters of the query string. Raises BadRequest if the query is not UTF-8."""
-    return [*pairs_of(environ.get("QUERY_STRING", "").encode("latin-1"), "the URL")]
+def sent_parameters(environ: WSGIEnvironment) -> list[tuple[str, Any]]:
+    """Return the parameters of the query string and, for a POST, of the body, which can be read only once.
 
-
-def sent_parameters(request: Request) -> list[tuple[str, Any]]:
-    """Return the parameters of the query string and, for a POST, of the body."""
-    parameters = url_parameters(request.environ)
-    return parameters if request.method != "POST" else [*parameters, *_sent_in_body(request)]
+    Raises BadRequest, BodyTooLarge and UnsupportedMediaType.
+    """
+    parameters = [*pairs_of(environ.get("QUERY_STRING", "").encode("latin-1"), "the URL")]
+    if environ["REQUEST_METHOD"] == "POST":
+        parameters += _sent_in_body(Request(environ, populate_request=False))
+    return parameters
 
 
 def _sent_in_body(request: Request) -> Sequence[tuple[str, Any]]:

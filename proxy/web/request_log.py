@@ -26,6 +26,8 @@ os.register_at_fork(after_in_child=_new_ids.seed)
 _VALID_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
 _POLLED = frozenset({"/metrics", "/status", "/status.json"})
 """Routes that monitors and the status page request every few seconds."""
+STARTED = "connected_content_proxy.started"
+"""The key in the WSGI environ of the time at which a request began (monotonic seconds)."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -44,7 +46,7 @@ def request_id_of(environ: WSGIEnvironment) -> str:
 
 
 def _begin(app_services: Services) -> None:
-    g.started = app_services.clock.monotonic()
+    g.started = request.environ.get(STARTED, app_services.clock.monotonic())
     g.request_id = request_id_of(request.environ)
 
 

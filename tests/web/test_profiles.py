@@ -363,8 +363,13 @@ def test_request_id__invalid__replaced(client: FlaskClient, odd: str) -> None:
     assert len(replaced) == 32
 
 
-def test_data_route__unexpected_exception__500_without_the_user_id(client: FlaskClient, caller: dict[str, str]) -> None:
-    client.application.extensions["connected-content-proxy"] = None
+def test_data_route__unexpected_exception__500_without_the_user_id(
+    client: FlaskClient, clock: FakeClock, caller: dict[str, str]
+) -> None:
+    def fail() -> float:
+        raise RuntimeError("secret-user")
+
+    clock.now = fail
     answer = client.get("/v1/cohorts?user_id=secret-user", headers=caller)
     assert answer.status_code == 500
     assert answer.content_type == "application/problem+json"

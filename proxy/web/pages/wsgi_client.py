@@ -11,7 +11,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import Client
 
 from proxy.liquid.types import Answer, Ask, Request
-from proxy.web.profiles import CACHE_ONLY
+from proxy.web.data_routes import CACHE_ONLY
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

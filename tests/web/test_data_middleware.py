@@ -1,8 +1,9 @@
-"""The middleware for fresh hits: same answers, log lines and metrics as Flask, for every kind of request."""
+"""The middleware for data requests: same answers, log lines and metrics as Flask, for every kind of request."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import logging
 import re
@@ -11,13 +12,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import redis
+import requests
 from flask import Flask
 
 from proxy.app import create_app
+from proxy.profile import encoding
+from proxy.profile.errors import UpstreamRejected
+from proxy.profile.parts import COHORTS, Identity
+from proxy.profile.record import CachedPart, Record
+from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from proxy.storage.redis.client import RedisClient
+from proxy.web.request_body import MAX_BODY_BYTES
 from proxy.web.services import installed
 from tests.conftest import SECRET
 from tests.support.fakes import FakeClock, FakeSource
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service, StartService
 from tests.support.wait import until
 
 PUSH_SECRET = "a-secret-for-pushes"
@@ -33,13 +45,13 @@ USER = "user_id=ava"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request. direct: the middleware answers it while the user is fresh in memory."""
+    """A kind of request. direct: the middleware answers it."""
 
     name: str
     query: str = USER
     path: str = "/v1/cohorts"
     method: str = "GET"
-    environ: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     direct: bool = False
     body: bytes = b""
@@ -51,7 +63,22 @@ def basic(name: str, secret: str) -> str:
 
 NETWORK = {"ALLOWED_NETWORKS": "192.0.2.0/24"}
 BEHIND_PROXY = NETWORK | {"TRUSTED_PROXY_HOPS": "1"}
-FORM = {"CONTENT_TYPE": "application/x-www-form-urlencoded", "CONTENT_LENGTH": "11"}
+JSON_TYPE = "application/json"
+FORM_TYPE = "application/x-www-form-urlencoded"
+PADDING = "x" * (MAX_BODY_BYTES - len("user_id=ava&x="))
+
+
+# gunicorn decodes the chunks, and ends the stream after the last one.
+CHUNKED: dict[str, Any] = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+
+
+def post(
+    name: str, body: bytes, content_type: str | None = FORM_TYPE, *, headers: dict[str, Any] | None = None, **more: Any
+) -> Kind:
+    environ = {"CONTENT_LENGTH": str(len(body))} | ({"CONTENT_TYPE": content_type} if content_type else {})
+    return Kind(f"POST, {name}", method="POST", body=body, environ=environ | (headers or {}), **{"query": ""} | more)
+
+
 KINDS = [
     Kind("cohorts", direct=True),
     Kind("properties", path="/v1/properties", direct=True),
@@ -61,11 +88,11 @@ KINDS = [
     Kind("propensities", "user_id=ava&prediction_id=p", "/v1/propensities", direct=True),
     Kind("profile", "include=cohorts,properties&user_id=ava", "/v1/profile", direct=True),
     Kind("drop-in", "user_id=ava&get_cohort_ids=true&get_amp_props=true", "/v1/userprofile", direct=True),
-    Kind("drop-in without parts", path="/v1/userprofile"),
+    Kind("drop-in without parts", path="/v1/userprofile", direct=True),
     Kind("drop-in, blank id", "user_id=", "/v1/userprofile"),
     Kind("on_error=retry", "user_id=ava&on_error=retry", direct=True),
     Kind("on_error, unknown word", "user_id=ava&on_error=x"),
-    Kind("blank id", "user_id="),
+    Kind("blank id", "user_id=", direct=True),
     Kind("two ids, one blank", "user_id=ava&device_id=", direct=True),
     Kind("no id", ""),
     Kind("no parameter", "", path="/v1/profile"),
@@ -88,13 +115,50 @@ KINDS = [
     Kind("empty path", path=""),
     Kind("upper case", path="/V1/cohorts"),
     Kind("HEAD", method="HEAD"),
-    Kind("POST, query only", method="POST"),
-    Kind("POST, form", "", method="POST", environ=FORM, body=b"user_id=ava"),
-    Kind("POST, id in URL and body", method="POST", environ=FORM, body=b"user_id=ava"),
+    Kind("POST, query only", method="POST", direct=True),
+    post("form", b"user_id=ava", direct=True),
+    post("form, trailing slash", b"user_id=ava", path="/v1/cohorts/", direct=True),
+    post("form with a charset", b"user_id=ava", f"{FORM_TYPE}; charset=utf-8", direct=True),
+    post("form to the drop-in", b"user_id=ava&get_cohort_ids=true", path="/v1/userprofile", direct=True),
+    post("form, blank id", b"user_id=", direct=True),
+    post("form, no id", b"x=1"),
+    post("form, not UTF-8", b"user_id=%ff"),
+    post("form, raw bytes", "user_id=ava&cohort_id=í".encode(), direct=True),
+    post("form as large as allowed", f"user_id=ava&x={PADDING}".encode(), direct=True),
+    post("form too large", f"user_id=ava&xx={PADDING}".encode()),
+    post("form, key=value in the URL too", b"cohort_id=vip", query=USER, direct=True),
+    post("id in URL and body", b"user_id=ava", query=USER),
+    post("form in multipart", b"user_id=ava", "multipart/form-data; boundary=x"),
+    post("no content type", b"user_id=ava", None),
+    post("no content type and no body", b"", None, query=USER, direct=True),
+    post("text", b"user_id=ava", "text/plain"),
+    post("JSON", b'{"user_id": "ava"}', JSON_TYPE, direct=True),
+    post("JSON with lists", b'{"user_id":"ava","cohort_id":["vip","x,y"]}', JSON_TYPE, direct=True),
+    post("JSON with numbers", b'{"user_id":"ava","cohort_id":12.50}', f"{JSON_TYPE};charset=utf-8", direct=True),
+    post("JSON with a byte order mark", b'\xef\xbb\xbf{"user_id":"ava"}', JSON_TYPE, direct=True),
+    post("JSON, on_error=retry", b'{"user_id":"ava","on_error":"retry"}', JSON_TYPE, direct=True),
+    post("JSON, wrong type", b'{"user_id":["ava"]}', JSON_TYPE),
+    post("JSON, repeated key", b'{"user_id":"ava","user_id":"ben"}', JSON_TYPE),
+    post("JSON with NaN", b'{"user_id":NaN}', JSON_TYPE),
+    post("JSON, not an object", b"[]", JSON_TYPE),
+    post("JSON, incomplete", b'{"user_id":', JSON_TYPE),
+    post("JSON, deep", b"[" * 9000, JSON_TYPE),
+    post("body shorter than its length", b"user_id=ava", headers={"CONTENT_LENGTH": "12"}),
+    post("body longer than its length", b"user_id=ava&x=1", headers={"CONTENT_LENGTH": "11"}, direct=True),
+    post("length not a number", b"user_id=ava", headers={"CONTENT_LENGTH": "x"}),
+    post("chunked", b"user_id=ava", headers=CHUNKED, direct=True),
+    post("chunked and too large", b"x" * (MAX_BODY_BYTES + 1) + b"&user_id=ava", headers=CHUNKED),
+    post("gzip", gzip.compress(b"user_id=ava", mtime=0), headers={"HTTP_CONTENT_ENCODING": "gzip"}),
+    post("no credentials, with a body", b"user_id=ava", headers={"HTTP_X_API_KEY": ""}),
+    post("form with If-None-Match", b"user_id=ava", headers={"HTTP_IF_NONE_MATCH": "*"}),
+    post("form in the background", b"user_id=ava", headers={"HTTP_PRIORITY": "u=7"}, direct=True),
+    post("form to another path", b"user_id=ava", path="/v1/nothing"),
     Kind("PUT", method="PUT"),
     Kind("OPTIONS", method="OPTIONS"),
     Kind("unknown method", method="BREW"),
-    Kind("GET with a body", environ=FORM, body=b"user_id=ben", direct=True),
+    Kind(
+        "GET with a body", environ={"CONTENT_TYPE": FORM_TYPE, "CONTENT_LENGTH": "11"}, body=b"user_id=ben", direct=True
+    ),
     Kind("other route", path="/healthz"),
     Kind("unknown path", path="/v1/nothing"),
     Kind("no credentials", environ={"HTTP_X_API_KEY": ""}),
@@ -120,11 +184,11 @@ KINDS = [
     Kind("forwarded, without networks", environ={"HTTP_X_FORWARDED_FOR": "10.0.0.1"}, direct=True),
     Kind("If-None-Match, every tag", environ={"HTTP_IF_NONE_MATCH": "*"}),
     Kind("If-None-Match, other tag", environ={"HTTP_IF_NONE_MATCH": '"x"'}),
-    Kind("no-cache", environ={"HTTP_CACHE_CONTROL": "no-cache"}),
-    Kind("max-age", environ={"HTTP_CACHE_CONTROL": "max-age=5"}),
-    Kind("max-age, long", environ={"HTTP_CACHE_CONTROL": "max-age=500"}),
-    Kind("background", environ={"HTTP_PRIORITY": "u=7"}),
-    Kind("urgent", environ={"HTTP_PRIORITY": "u=1"}),
+    Kind("no-cache", environ={"HTTP_CACHE_CONTROL": "no-cache"}, direct=True),
+    Kind("max-age", environ={"HTTP_CACHE_CONTROL": "max-age=5"}, direct=True),
+    Kind("max-age, long", environ={"HTTP_CACHE_CONTROL": "max-age=500"}, direct=True),
+    Kind("background", environ={"HTTP_PRIORITY": "u=7"}, direct=True),
+    Kind("urgent", environ={"HTTP_PRIORITY": "u=1"}, direct=True),
     Kind("own request id", environ={"HTTP_X_REQUEST_ID": "order/7"}, direct=True),
     Kind("bad request id", environ={"HTTP_X_REQUEST_ID": "a b"}, direct=True),
     Kind("long request id", environ={"HTTP_X_REQUEST_ID": "x" * 201}, direct=True),
@@ -143,9 +207,9 @@ class Side:
         keys = f"braze:{SECRET},amplitude:{PUSH_SECRET}:push"
         variables = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": keys} | settings
         self.clock = FakeClock()
-        source = FakeSource(self.clock)
-        source.user_data = user_data or AVA
-        self.app = create_app(Settings.from_env(variables), fetch=source.fetch, clock=self.clock)
+        self.source = FakeSource(self.clock)
+        self.source.user_data = user_data or AVA
+        self.app = create_app(Settings.from_env(variables), fetch=self.source.fetch, clock=self.clock)
         if not with_middleware:
             self.app.wsgi_app = Flask.wsgi_app.__get__(self.app)  # type: ignore[method-assign]
         self.flask_requests = 0
@@ -217,9 +281,15 @@ def metrics_of(side: Side) -> list[str]:
     return [line for line in text.splitlines() if "_created" not in line]
 
 
-@pytest.mark.parametrize("draining", [False, True], ids=["serving", "draining"])
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
-def test_hit_middleware__any_request__same_answer_log_and_metrics_as_flask(
+CASES = [
+    pytest.param(kind, draining, id=f"{kind.name}-{'draining' if draining else 'serving'}")
+    for kind in KINDS
+    for draining in ((False, True) if kind.method == "GET" else (False,))
+]
+
+
+@pytest.mark.parametrize(("kind", "draining"), CASES)
+def test_data_middleware__any_request__same_answer_log_and_metrics_as_flask(
     kind: Kind, draining: bool, lines: list[dict[str, Any]]
 ) -> None:
     seen = []
@@ -237,11 +307,11 @@ def test_hit_middleware__any_request__same_answer_log_and_metrics_as_flask(
         seen.append((answers, metrics_of(side), lines[:]))
         lines.clear()
         if with_middleware:
-            assert side.flask_requests == (2 if kind.direct else 5)
+            assert side.flask_requests == (0 if kind.direct else 5)
     assert seen[0] == seen[1]
 
 
-def test_hit_middleware__answer_too_large__same_as_flask() -> None:
+def test_data_middleware__answer_too_large__same_as_flask() -> None:
     kind = Kind("large", path="/v1/properties")
     answers = []
     for with_middleware in (True, False):
@@ -249,3 +319,117 @@ def test_hit_middleware__answer_too_large__same_as_flask() -> None:
         answers.append([side.answer(kind) for _ in range(3)])
     assert answers[0] == answers[1]
     assert b"upstream_invalid" in answers[0][2][2]
+
+
+@pytest.mark.parametrize("query", [USER, f"{USER}&on_error=retry"])
+@pytest.mark.parametrize("fault", [UpstreamRejected(), RuntimeError("a fault of the test")])
+def test_data_middleware__call_fails__same_as_flask_for_one_call(
+    fault: Exception, query: str, lines: list[dict[str, Any]]
+) -> None:
+    seen = []
+    for with_middleware in (True, False):
+        side = Side({}, with_middleware=with_middleware)
+        side.source.fault = fault
+        seen.append((side.answer(Kind("failing", query)), metrics_of(side), lines[:]))
+        lines.clear()
+        assert len(side.source.calls) == 1
+    assert seen[0] == seen[1]
+    assert seen[0][0][0].startswith("500" if "retry" in query else "200")
+
+
+def test_data_middleware__unexpected_error__same_as_flask_and_raised_once(lines: list[dict[str, Any]]) -> None:
+    kind = post("failing", b"user_id=ava", headers={"HTTP_X_REQUEST_ID": "order/7"})
+    seen = []
+    for with_middleware in (True, False):
+        side = Side({}, with_middleware=with_middleware)
+        times = BrokenTimes()
+        side.clock.now = times
+        answer = side.answer(kind)
+        side.clock.now = side.clock
+        seen.append((answer, metrics_of(side), lines[:]))
+        lines.clear()
+        assert times.read == 1
+    assert seen[0] == seen[1]
+    assert seen[0][0][0] == "500 INTERNAL SERVER ERROR"
+
+
+class BrokenTimes:
+    """Replaces the time by an error. Counts how often the time was read."""
+
+    read = 0
+
+    def __call__(self) -> float:
+        self.read += 1
+        raise RuntimeError("a fault of the test")
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind("GET"),
+        Kind("known user, other part", path="/v1/userprofile"),
+        post("form", b"user_id=ava"),
+        Kind("unknown", "user_id=ben"),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_data_middleware__user_in_redis__same_as_flask_in_one_round_trip(
+    kind: Kind, redis_server: RedisServer, lines: list[dict[str, Any]]
+) -> None:
+    shared = {"REDIS_URL": redis_server.url}
+    seen = []
+    writer = Side(shared, with_middleware=True)
+    for user_id, record in (("ava", cohorts_of(writer.clock)), ("ben", Record(unknown_at=writer.clock.now()))):
+        installed(writer.app).store.save(Identity(user_id, None), record, ())
+    for with_middleware in (True, False):
+        side = Side(shared, with_middleware=with_middleware)
+        lines.clear()
+        answers, trips = [], []
+        for _ in range(4):
+            answers.append(side.answer(kind))
+            trips.append(client_of(side).stats().round_trips)
+        assert trips == [1, 1, 1, 1], "only the first request reads from Redis"
+        assert side.source.calls == []
+        assert side.flask_requests == (0 if with_middleware else 4)
+        counts = [line for line in metrics_of(side) if line.startswith("ccproxy_request")]
+        seen.append((answers, counts, lines[:]))
+        client_of(side).stop()
+    client_of(writer).stop()
+    assert seen[0] == seen[1]
+
+
+def cohorts_of(clock: FakeClock) -> Record:
+    return Record({COHORTS: CachedPart(encoding.write(["vip"]), clock.now())}, None, "ava", None)
+
+
+def client_of(side: Side) -> RedisClient:
+    client = installed(side.app).redis
+    assert client is not None
+    return client
+
+
+def test_data_middleware__user_read_from_redis_and_requested_again__from_memory(
+    redis_server: RedisServer, start_service: StartService, sandbox: Sandbox
+) -> None:
+    services = [start_service(sandbox, REDIS_URL=redis_server.url) for _ in range(2)]
+    body = {"user_id": "ava", "include": "cohorts,properties"}
+    until(lambda: not post_to(services[0], body)["error"], "the first service did not fetch the user")
+    reads = []
+    with redis.Redis.from_url(redis_server.url) as operator:
+        for _ in range(3):
+            answer = post_to(services[1], body)
+            reads.append(operator.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
+            assert answer["cohort_ids"]
+    assert reads[1:] == [reads[0]] * 2
+    assert sandbox.report()["calls"] == 1
+
+
+def post_to(service: Service, body: dict[str, str]) -> Any:
+    answer = requests.post(f"{service.url}/v1/profile", json=body, headers={"X-API-Key": SECRET}, timeout=10)
+    return answer.json()
