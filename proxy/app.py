@@ -25,6 +25,7 @@ from proxy.web import (
     request_log,
     services,
     snapshots,
+    stream_middleware,
     webhooks,
 )
 from proxy.web.flask_app import AnyText, ServiceFlask
@@ -59,5 +60,6 @@ def create_app(
     for module in (profiles, forget, webhooks, currents, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(snapshots.removal)
+    stream_middleware.install(app, app_services)
     data_middleware.install(app, app_services)
     return app

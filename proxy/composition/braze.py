@@ -11,6 +11,7 @@ from proxy.composition.redis import cache_key_prefix, key_prefix, rate_limiter
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.metrics import Metrics
 from proxy.settings import Settings
+from proxy.storage.id_digests import IdDigester
 from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
 from proxy.sync.event_stream import EventStream
 from proxy.sync.owned_state import OwnedState
@@ -109,12 +110,15 @@ def _event_stream(
     client = braze_client(settings, timeout=wait_seconds * _REQUEST_SHARE, clock=clock)
     if client is None or not selection:
         return None
-    delivered = None
+    delivered = locks = None
     if redis is not None:
         # Imported only with Redis, as in `proxy/composition/redis.py`.
         from proxy.storage.redis.delivered_events import RedisDeliveredEvents
+        from proxy.storage.redis.user_locks import RedisUserLocks
 
-        delivered = RedisDeliveredEvents(redis, cache_key_prefix(settings), kept_for=REMEMBERED_SECONDS)
+        prefix = cache_key_prefix(settings)
+        delivered = RedisDeliveredEvents(redis, prefix, kept_for=REMEMBERED_SECONDS)
+        locks = RedisUserLocks(redis, prefix, digester=IdDigester(settings.redis_key_secret))
     return EventStream(
         selection,
         client,
@@ -122,6 +126,7 @@ def _event_stream(
         DeliveredEvents(delivered, clock=clock),
         values,
         batch_objects=settings.braze_batch_objects,
+        locks=locks,
         on_outcome=metrics.forwarded,
         clock=clock,
     )

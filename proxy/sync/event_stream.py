@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
+from typing import TYPE_CHECKING
 
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.braze.track import TrackClient
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.storage.checkpoint import Checkpoint
-from proxy.storage.weighted_semaphore import WeightedSemaphore
+from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues
 from proxy.sync.stream_delivery import StreamDelivery, StreamStats
 from proxy.sync.stream_objects import Selection, StreamObject
 from proxy.sync.stream_queue import Item, Message, Outcome, take_batch
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.user_locks import RedisUserLocks
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ _MAX_WAITING = 3_000
 _MAX_BYTES = 32 * 1024 * 1024
 """The maximum size of all bodies with waiting objects. The objects take a multiple of this memory."""
 _MEMORY_WAIT_SECONDS = 0.5
+_MAX_MESSAGES = 300
+"""The maximum number of messages in progress. Their processor time must fit into the deadline several times."""
 _QUEUED_AT_ONCE = 100
 """Objects that are queued between two turns of other requests, in a millisecond."""
 _LATE = Outcome("late", 1.0)
@@ -55,7 +61,8 @@ class ForwardResult:
 class EventStream:
     """Forwards objects. Thread-safe. Starts its threads with the first object.
 
-    `on_outcome`: called with the kind of objects (or `skipped`), the outcome and the number.
+    `locks`: with Redis, so that a user is in one request at a time. `on_outcome`: called with the kind of objects (or
+    `skipped`), the outcome and the number.
     """
 
     def __init__(
@@ -67,11 +74,14 @@ class EventStream:
         state: AcceptedValues,
         *,
         batch_objects: int,
+        locks: RedisUserLocks | None = None,
         on_outcome: Callable[[str, str, int], None] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.selection = selection
-        self._delivery = StreamDelivery(client, limiter, delivered, state, settle=self._settle, clock=clock)
+        self._delivery = StreamDelivery(
+            client, limiter, delivered, state, locks=locks, settle=self._settle, postpone=self._postpone, clock=clock
+        )
         self._batch_objects = batch_objects
         self._on_outcome = on_outcome
         self._clock = clock
@@ -81,6 +91,7 @@ class EventStream:
         self._requests = 0
         self._dispatcher: Thread | None = None
         self._memory = WeightedSemaphore(_MAX_BYTES, wait_seconds=_MEMORY_WAIT_SECONDS)
+        self._messages = 0
         self._new_objects = 0
         """The number of objects that arrived since the dispatcher last selected a batch."""
 
@@ -89,6 +100,19 @@ class EventStream:
         with self._changed:
             waiting = sum(not item.message.is_abandoned for item in self._waiting)
         return replace(self._delivery.stats(), waiting=waiting)
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a message in progress during the `with` block. Raises Busy if too many messages are in progress."""
+        with self._changed:
+            if self._messages >= _MAX_MESSAGES:
+                raise Busy
+            self._messages += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._messages -= 1
 
     def reserve_memory(self, size: int) -> AbstractContextManager[None]:
         """Reserve memory for the objects of a body of `size` bytes. Raises Busy."""
@@ -179,6 +203,17 @@ class EventStream:
             self._requests -= 1
             self._busy_users.difference_update(item.content.user_id for item in batch)
             self._changed.notify_all()
+
+    def _postpone(self, items: Sequence[Item]) -> None:
+        """Return objects to the start of the queue, because another process sends data of their users."""
+        with self._changed:
+            now = self._clock.monotonic()
+            abandoned = [item for item in items if item.message.is_abandoned]
+            waiting = [item for item in items if not item.message.is_abandoned]
+            for item in waiting:
+                item.is_sending, item.arrived = False, now  # the dispatcher waits before it tries again
+            self._waiting.extendleft(reversed(waiting))
+        self._count(abandoned, _LATE.word)
 
     def _settle(self, items: Iterable[Item], outcome: Outcome) -> None:
         items = list(items)

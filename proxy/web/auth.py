@@ -47,10 +47,12 @@ class Access(NamedTuple):
 
 DATA_ACCESS = Access("read")
 """The requests that the data routes accept."""
+WEBHOOK_ACCESS = Access("push", any_address=True)
+"""The requests that Amplitude's webhooks accept. Amplitude sends from many hosts."""
 ACCESS: Mapping[str, Access | None] = {
     "v1": DATA_ACCESS,
     "forget": Access("admin"),
-    "webhooks": Access("push", any_address=True),  # Amplitude sends from many hosts
+    "webhooks": WEBHOOK_ACCESS,
     "currents": Access("push", any_address=True),  # Braze drops the events after a 403
     "snapshots": Access("push"),
     "snapshot_removal": Access("admin"),

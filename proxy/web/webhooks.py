@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -18,13 +19,17 @@ from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
 from proxy.sync.event_stream import EventStream, ForwardResult
 from proxy.sync.stream_objects import StreamObject, stream_objects
-from proxy.web.errors import problem
+from proxy.web.errors import Problem, problem
 from proxy.web.request_body import largest_size, read_large_body
 from proxy.web.services import services
 from proxy.webhooks.parse import Batch, TooLarge, read_cohorts, read_users
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 _log = logging.getLogger(__name__)
 
+USERS_PATH = "/v1/webhooks/amplitude/users"
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The size of ten thousand users with twenty properties each."""
 MAX_FORWARDED = 5_000
@@ -42,12 +47,13 @@ def cohorts() -> Response:
 @blueprint.post("/users", provide_automatic_options=False)
 def users() -> Response:
     """Store properties of users. If forwarding is switched on, also forward events and properties to Braze."""
-    stream = services().event_stream if _forward_requested() else None
+    stream = services().event_stream if forward_requested(request.environ) else None
     return _ingest("users", partial(read_users, keep_elements=stream is not None), stream)
 
 
-def _forward_requested() -> bool:
-    words = values_of(request.query_string, "forward")
+def forward_requested(environ: WSGIEnvironment) -> bool:
+    """Return whether a message is to be forwarded to Braze. Raises BadRequest."""
+    words = values_of(environ.get("QUERY_STRING", "").encode("latin-1"), "forward")
     if len(words) > 1 or not {"true", "false"}.issuperset(words):
         raise BadRequest("forward must be true or false", code="invalid_parameter", parameter="forward")
     return words != ["false"]
@@ -92,9 +98,7 @@ def _ingest(
         forwarded = _forward(stream, batch, len(body), started + app_services.wait_seconds, checkpoint)
         if forwarded.retry_after is not None:
             app_services.metrics.pushed(hook, "failed")
-            response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
-            response.headers["Retry-After"] = str(max(1, math.ceil(forwarded.retry_after)))
-            return response
+            return not_delivered(forwarded.retry_after)
     if duplicate:
         batch = Batch()
         duplicate = forwarded is None or forwarded.duplicate
@@ -112,6 +116,13 @@ def _ingest(
         **({} if forwarded is None else {"forwarded": forwarded.outcomes}),
     )
     response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def not_delivered(retry_after: float) -> Problem:
+    """Return the answer to a message that Amplitude must send again after `retry_after` seconds."""
+    response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
+    response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return response
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -12,6 +13,7 @@ from redis import Redis
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 from tests.support.redis_server import RedisServer
+from tests.support.wait import until
 
 FORWARDING = {"FORWARD_EVENTS": "*", "FORWARD_PROPERTIES": "plan", "BRAZE_CREATE_USERS": "true"}
 
@@ -60,6 +62,36 @@ def test_event_stream__two_services_and_a_restart__each_event_and_value_once(
     assert post(restarted, "b", "gold", seconds_ago=5) == {"duplicate": 1, "unchanged": 1}
     assert len(braze_sandbox.braze.details("events")) == 2
     assert braze_sandbox.braze.attributes("u1") == {"plan": "gold"}
+
+
+@pytest.mark.contract("7 event stream")
+def test_event_stream__user_in_two_services_at_once__one_request_after_the_other(
+    start: Callable[..., Service], braze_sandbox: Sandbox
+) -> None:
+    first, second = start(), start()
+    braze_sandbox.braze.latency = 0.5
+    with ThreadPoolExecutor(2) as pool:
+        older = pool.submit(post, first, "a", "gold", seconds_ago=20)
+        until(lambda: braze_sandbox.braze.report()["requests"] == 1)
+        newer = pool.submit(post, second, "b", "silver", seconds_ago=10)
+    assert older.result() == newer.result() == {"accepted": 2}
+    assert braze_sandbox.braze.report()["overlapping_users"] == 0
+    assert braze_sandbox.braze.attributes("u1") == {"plan": "silver"}
+
+
+@pytest.mark.contract("7 event stream")
+def test_event_stream__event_in_two_services_at_once__sent_once(
+    start: Callable[..., Service], braze_sandbox: Sandbox
+) -> None:
+    first, second = start(), start()
+    braze_sandbox.braze.latency = 0.5
+    with ThreadPoolExecutor(2) as pool:
+        sent = pool.submit(post, first, "a", "gold")
+        until(lambda: braze_sandbox.braze.report()["requests"] == 1)
+        repeated = pool.submit(post, second, "a", "gold")
+    assert sent.result() == {"accepted": 2}
+    assert repeated.result() == {"duplicate": 1, "unchanged": 1}
+    assert len(braze_sandbox.braze.details("events")) == 1
 
 
 def test_event_stream__user_forgotten__values_sent_again(start: Callable[..., Service]) -> None:

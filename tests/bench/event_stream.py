@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -27,7 +27,12 @@ from tests.support.service import SECRET
 
 _USERS = 2_000
 _HEADERS = {"X-API-Key": SECRET}
-_LONGEST_RETRY_SECONDS = 16.0
+_ATTEMPTS = 10
+"""Amplitude sends a message nine more times, and then drops it."""
+_FIRST_PAUSE_SECONDS = 1.0
+"""Each pause is twice as long as the pause before. Amplitude's pauses add up to four hours, and these to 9 minutes."""
+_TIMEOUT_SECONDS = 10.0
+_PROGRESS_SECONDS = 5.0
 _OUTCOME = "ccproxy_forwarded_objects_total{"
 
 
@@ -37,6 +42,10 @@ class Amplitude:
     def __init__(self, port: int) -> None:
         self._connections = Connections(port, f"X-API-Key: {SECRET}")
         self.statuses: Counter[int] = Counter()
+        self.sent = 0
+        """The number of messages that were sent at least once."""
+        self.seconds = 0.0
+        """The duration until the last message was delivered."""
         self.latest: dict[str, int] = {}
         """The number of the last event of each user."""
 
@@ -44,11 +53,24 @@ class Amplitude:
         """Send the events at an even rate, and wait until all are delivered."""
         tasks = set()
         started = time.monotonic()
+        progress = asyncio.create_task(self._show_progress(started))
         for number in range(a_second * seconds):
             await asyncio.sleep(max(0.0, started + number / a_second - time.monotonic()))
             tasks.add(asyncio.create_task(self._deliver(number)))
+            self.sent = number + 1
         await asyncio.gather(*tasks)
+        self.seconds = time.monotonic() - started
+        progress.cancel()
         self._connections.close()
+
+    async def _show_progress(self, started: float) -> None:
+        before = Counter[int]()
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            answers = dict(sorted((self.statuses - before).items()))
+            before = self.statuses.copy()
+            waiting = self.sent - self.statuses[200]
+            click.echo(f"  {time.monotonic() - started:.0f} s: answers {answers}, {waiting:,} not delivered", err=True)
 
     async def _deliver(self, number: int) -> None:
         user_id = f"user-{number % _USERS}"
@@ -63,17 +85,16 @@ class Amplitude:
                 "user_properties": {"last_order": str(number)},
             }
         ).encode()
-        pause = 1.0
-        while True:
+        for attempt in range(_ATTEMPTS):
             try:
-                status = (await self._connections.post("/v1/webhooks/amplitude/users", body)).status
-            except OSError:
+                async with asyncio.timeout(_TIMEOUT_SECONDS):
+                    status = (await self._connections.post("/v1/webhooks/amplitude/users", body)).status
+            except (OSError, TimeoutError):
                 status = 0
             self.statuses[status] += 1
             if status == 200:
                 return
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
-            pause = min(pause * 2, _LONGEST_RETRY_SECONDS)
+            await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
 
 
 async def _fail(url: str, seconds: int) -> None:
@@ -128,8 +149,9 @@ def measure(sandbox: SandboxProcess, a_second: int, seconds: int, **variables: s
     )
     numbers = Counter(event["properties"]["number"] for event in events)
     outdated = sum(users.get(user_id, {}).get("last_order") != number for user_id, number in amplitude.latest.items())
+    answers = dict(sorted(amplitude.statuses.items()))
     return [
-        f"{a_second * seconds:,} events; answers {dict(sorted(amplitude.statuses.items()))}",
+        f"{a_second * seconds:,} events, all answered after {amplitude.seconds:.0f} s; answers {answers}",
         f"at Braze: {len(numbers):,} events, missing {a_second * seconds - len(numbers):,}, "
         f"doubled {numbers.total() - len(numbers):,}, uncertain {_number(outcomes, 'events', 'uncertain'):,}",
         f"users whose attribute is not the newest: {outdated:,}; requests {report['requests']:,}, worst minute "
@@ -145,14 +167,15 @@ def _number(outcomes: Mapping[str, Any], kind: str, outcome: str) -> int:
 @click.command()
 @click.option("--a-second", default=500, show_default=True, help="Events a second.")
 @click.option("--seconds", default=60, show_default=True, help="Duration of the stream.")
-def main(a_second: int, seconds: int) -> None:
+@click.option(
+    "--workers", default=[1, 2], show_default=True, multiple=True, help="Number of workers; several have Redis."
+)
+def main(a_second: int, seconds: int, workers: Sequence[int]) -> None:
     """Measure the forwarding of an event stream."""
     with SandboxProcess() as sandbox, RedisServer() as redis:
-        for name, variables in (
-            ("one worker", {}),
-            ("two workers and Redis", {"WEB_CONCURRENCY": "2", "REDIS_URL": redis.url}),
-        ):
-            click.echo(f"{name}:", err=True)
+        for number in workers:
+            click.echo(f"{number} {'worker' if number == 1 else 'workers and Redis'}:")
+            variables = {} if number == 1 else {"WEB_CONCURRENCY": str(number), "REDIS_URL": redis.url}
             for line in measure(sandbox, a_second, seconds, **variables):
                 click.echo(f"  {line}")
 

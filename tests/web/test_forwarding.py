@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +17,7 @@ from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from proxy.storage.weighted_semaphore import Busy
 from proxy.web import services
 from tests.conftest import KEYS, SECRET
 from tests.support.fakes import FakeSource
@@ -59,6 +62,18 @@ def client(braze: Sandbox, source: FakeSource) -> FlaskClient:
 
 def post(client: FlaskClient, body: Any, path: str = USERS) -> TestResponse:
     return client.post(path, json=body, headers={"X-API-Key": SECRET})
+
+
+@pytest.fixture
+def full_stream(client: FlaskClient) -> Iterator[ExitStack]:
+    """Occupy all places for messages in progress."""
+    stream = services.installed(client.application).event_stream
+    assert stream is not None
+    with ExitStack() as places:
+        with suppress(Busy):
+            while True:
+                places.enter_context(stream.admit())
+        yield places
 
 
 def metrics(client: FlaskClient) -> dict[str, float]:
@@ -194,6 +209,40 @@ def test_webhook__memory_of_waiting_bodies_is_full__503(braze: Sandbox, client: 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert post(client, EVENT).status_code == 200
     assert len(braze.braze.details("events")) == 1
+
+
+def comparable(answer: TestResponse) -> tuple[int, bytes, dict[str, str]]:
+    return answer.status_code, answer.data, dict(answer.headers) | {"X-Request-ID": ""}
+
+
+def test_webhook__too_many_messages_in_progress__same_answer_and_log_line_as_when_braze_fails(
+    braze: Sandbox, client: FlaskClient, full_stream: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    refused = post(client, EVENT)
+    full_stream.close()
+    assert braze.braze.report()["requests"] == 0
+    braze.braze.faults.set(Fault("status", status=503, times=1))
+    failed = post(client, EVENT)
+    assert comparable(refused) == comparable(failed)
+    assert refused.status_code == 503
+    names = ("method", "route", "status", "caller", "code")
+    lines = [
+        {name: vars(record).get(name) for name in names} for record in caplog.records if record.message == "request"
+    ]
+    expected = {"method": "POST", "route": USERS, "status": 503, "caller": "braze", "code": "not_delivered"}
+    assert lines == [expected, expected]
+    counted = 'ccproxy_webhook_messages_total{hook="users",outcome="failed"} 2.0'
+    assert counted in client.get("/metrics", headers={"X-API-Key": SECRET}).text
+    assert post(client, EVENT).status_code == 200
+
+
+@pytest.mark.usefixtures("full_stream")
+def test_webhook__too_many_messages_in_progress__requests_without_forwarding_are_answered(client: FlaskClient) -> None:
+    assert post(client, EVENT, f"{USERS}?forward=false").status_code == 200
+    assert client.post(USERS, json=EVENT, headers={"X-API-Key": "wrong"}).status_code == 401
+    assert post(client, EVENT, f"{USERS}?forward=no").status_code == 400
+    assert client.get(USERS, headers={"X-API-Key": SECRET}).status_code == 405
 
 
 def test_webhook__query_that_is_not_utf_8__400(client: FlaskClient) -> None:

@@ -63,7 +63,7 @@ class RedisSyncState:
         self._creation = threading.Lock()
         self._current: ValueDigester | None = None
         self._record = server.script(_LUA / "record_sent.lua")
-        self._hold = server.script(_LUA / "hold_lock.lua")
+        self._hold = server.script(_LUA / "hold_locks.lua")
 
     def digest(self, value: object) -> bytes:
         """Return the keyed digest of a JSON value."""
@@ -153,7 +153,12 @@ class RedisSyncState:
         """
         holder, stop = secrets.token_bytes(8), threading.Event()
         milliseconds = int(_LOCK_SECONDS * 1000)
-        if not self._hold([self._lock], [holder, milliseconds]):
+
+        def hold(milliseconds: int) -> bool:
+            (held,) = self._hold([self._lock], [holder, milliseconds])
+            return bool(held)
+
+        if not hold(milliseconds):
             raise StateInUse(
                 "the state in Redis is in use by another run; wait until that run ends "
                 f"(the lock of a killed run ends after {_LOCK_SECONDS:.0f} s)"
@@ -162,7 +167,7 @@ class RedisSyncState:
         def extend() -> None:
             while not stop.wait(_EXTEND_SECONDS):
                 try:
-                    if not self._hold([self._lock], [holder, milliseconds]):
+                    if not hold(milliseconds):
                         on_lost()
                         return
                 except RedisUnavailable:
@@ -176,7 +181,7 @@ class RedisSyncState:
             stop.set()
             thread.join()
             with suppress(RedisUnavailable):  # the lock then expires
-                self._hold([self._lock], [holder, 0])
+                hold(0)
 
     def _digester(self) -> ValueDigester:
         with self._creation:
