@@ -43,11 +43,11 @@ CATCH_UP_USERS = 5_000
 
 
 class _Limits:
-    """Limits the bytes of bodies in memory, and the number of batches that are processed at once."""
+    """Limits the bytes of bodies in memory, and the bytes of batches that are parsed and stored at once."""
 
-    def __init__(self, max_bytes: int, max_batches: int) -> None:
+    def __init__(self, max_bytes: int, max_batch_bytes: int) -> None:
         self.memory = WeightedSemaphore(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
-        self.batches = WeightedSemaphore(max_batches, wait_seconds=_PARSE_WAIT_SECONDS)
+        self.batches = WeightedSemaphore(max_batch_bytes, wait_seconds=_PARSE_WAIT_SECONDS)
 
 
 class UpdateIngester:
@@ -68,9 +68,10 @@ class UpdateIngester:
         self._clock = clock
         self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.monotonic)
         self._lock = Lock()
-        # Parsing a body of 8 MiB takes up to 60 MiB more. Two bodies at once are not faster on one core.
-        self._large = _Limits(24 * 1024 * 1024, 1)
-        self._small = _Limits(8 * 1024 * 1024, 2)
+        # Parsing takes up to eight times the memory of a body, and two large bodies at once are not faster on one core.
+        # Small bodies wait for Redis most of the time, and a burst has hundreds of them, with a user each.
+        self._large = _Limits(24 * 1024 * 1024, 8 * 1024 * 1024)
+        self._small = _Limits(8 * 1024 * 1024, 2 * _SMALL_BYTES)
         self._warned = False
         self._last_change = 0.0
         self._caught_up_at: float | None = None
@@ -82,7 +83,7 @@ class UpdateIngester:
 
     def reserve_batch(self, size: int) -> AbstractContextManager[None]:
         """Wait until a body of `size` bytes may be parsed and stored. Raises Busy."""
-        return self._limits(size).batches.hold(1)
+        return self._limits(size).batches.hold(size)
 
     def _limits(self, size: int) -> _Limits:
         return self._small if size <= _SMALL_BYTES else self._large

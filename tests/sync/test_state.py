@@ -394,6 +394,15 @@ def test_owned__only_read__state_has_no_owner(connect: Callable[..., RedisSyncSt
     assert connect().compare_owner(ENDPOINT, "a-wrong-key-of-a-test") == ["BRAZE_API_KEY"]
 
 
+def test_owned__state_created_by_two_processes__both_use_it(connect: Callable[..., RedisSyncState]) -> None:
+    first, second = (OwnedState(connect(), RecentValues(), ENDPOINT, KEY) for _ in range(2))
+    for service in (first, second):
+        service.read(["ava"])
+        service.digest("gold")
+    assert accept(first, "ava", "gold")
+    assert not accept(second, "ava", "gold")
+
+
 def test_owned__run_takes_over_the_state__values_of_the_former_key_stay_out(
     connect: Callable[..., RedisSyncState],
 ) -> None:

@@ -132,9 +132,10 @@ class RedisSyncState:
 
     def compare_owner(self, endpoint: str, api_key: str) -> list[str]:
         """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
-        digester = self._digester()
-        (owner,) = self._server.fields(self._state, ["owner"])
-        return [] if owner is None else differing_settings(owner, digester.owner(endpoint, api_key))
+        owner, key = self._server.fields(self._state, ["owner", "key"])
+        if key is not None and key != self._digester().key:  # another process created the state at the same time
+            self._current = ValueDigester(key, self._secret)
+        return [] if owner is None else differing_settings(owner, self._digester().owner(endpoint, api_key))
 
     def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
         """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""
