@@ -17,6 +17,7 @@ from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
+from proxy.web.arrival import wait_until
 from proxy.web.cache_headers import etag_of, headers_of, is_background, requested_max_age
 from proxy.web.services import Services
 
@@ -77,7 +78,7 @@ def answer_to(
     result = app_services.profiles.get(
         identity,
         query.parts or route.default_parts,
-        until=started + app_services.wait_seconds,
+        until=partial(wait_until, environ, app_services.clock, started, app_services.wait_seconds),
         wanted_later=query.on_error == "retry",
         max_age=requested_max_age(environ),
         background=is_background(environ),
