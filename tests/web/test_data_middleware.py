@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import redis
-import requests
 from flask import Flask
 
 from proxy.app import create_app
@@ -21,7 +19,6 @@ from proxy.profile import encoding
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.profile.record import CachedPart, Record
-from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from proxy.storage.redis.client import RedisClient
 from proxy.web.request_body import MAX_BODY_BYTES
@@ -29,7 +26,6 @@ from proxy.web.services import installed
 from tests.conftest import SECRET
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service, StartService
 from tests.support.wait import until
 
 PUSH_SECRET = "a-secret-for-pushes"
@@ -412,24 +408,3 @@ def client_of(side: Side) -> RedisClient:
     client = installed(side.app).redis
     assert client is not None
     return client
-
-
-def test_data_middleware__user_read_from_redis_and_requested_again__from_memory(
-    redis_server: RedisServer, start_service: StartService, sandbox: Sandbox
-) -> None:
-    services = [start_service(sandbox, REDIS_URL=redis_server.url) for _ in range(2)]
-    body = {"user_id": "ava", "include": "cohorts,properties"}
-    until(lambda: not post_to(services[0], body)["error"], "the first service did not fetch the user")
-    reads = []
-    with redis.Redis.from_url(redis_server.url) as operator:
-        for _ in range(3):
-            answer = post_to(services[1], body)
-            reads.append(operator.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
-            assert answer["cohort_ids"]
-    assert reads[1:] == [reads[0]] * 2
-    assert sandbox.report()["calls"] == 1
-
-
-def post_to(service: Service, body: dict[str, str]) -> Any:
-    answer = requests.post(f"{service.url}/v1/profile", json=body, headers={"X-API-Key": SECRET}, timeout=10)
-    return answer.json()
