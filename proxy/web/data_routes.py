@@ -12,7 +12,7 @@ from proxy.api.parse import parse
 from proxy.api.response import shape
 from proxy.fetch.service import ANONYMOUS, ProfileResult, ProfileService
 from proxy.profile.aliases import Aliases
-from proxy.profile.errors import UpstreamInvalid
+from proxy.profile.errors import NotAvailable, UpstreamError, UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part
 from proxy.profile.query import ProfileRequest
@@ -85,6 +85,12 @@ def answer_to(
         query=query,
     )
     return route.write(app_services.profiles, request, result)
+
+
+def error_to_retry(request: ProfileRequest, result: ProfileResult) -> UpstreamError | None:
+    """Return the error after which Braze must retry, or None if Braze gets what the service has."""
+    wanted = request.query.on_error == "retry" and not isinstance(result.error, NotAvailable)
+    return result.error if wanted else None
 
 
 def _write_profile(profiles: ProfileService, request: ProfileRequest, result: ProfileResult) -> Answer:

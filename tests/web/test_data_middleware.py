@@ -329,8 +329,21 @@ def test_data_middleware__call_fails__same_as_flask_for_one_call(
         seen.append((side.answer(Kind("failing", query)), metrics_of(side), lines[:]))
         lines.clear()
         assert len(side.source.calls) == 1
+        assert side.flask_requests == (0 if with_middleware and "retry" not in query else 1)
     assert seen[0] == seen[1]
     assert seen[0][0][0].startswith("500" if "retry" in query else "200")
+
+
+@pytest.mark.parametrize("kind", [Kind("GET", f"{USER}&on_error=retry"), post("form", b"user_id=ava&on_error=retry")])
+def test_data_middleware__not_available__same_as_flask_without_flask(kind: Kind, lines: list[dict[str, Any]]) -> None:
+    seen = []
+    for with_middleware in (True, False):
+        side = Side({"AMPLITUDE_PROFILE_API": "off"}, with_middleware=with_middleware)
+        seen.append((side.answer(kind), metrics_of(side), lines[:]))
+        lines.clear()
+        assert side.flask_requests == (0 if with_middleware else 1)
+    assert seen[0] == seen[1]
+    assert b"not_available" in seen[0][0][2]
 
 
 def test_data_middleware__unexpected_error__same_as_flask_and_raised_once(lines: list[dict[str, Any]]) -> None:
