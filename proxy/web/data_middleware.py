@@ -60,7 +60,11 @@ class DataMiddleware:
             outcome = error
         if isinstance(outcome, Exception) or answer.status != 200 or error_to_retry(request, answer.result) is not None:
             environ |= {STARTED: started, "HTTP_X_REQUEST_ID": id, OUTCOME: outcome}
-            return self._next_app(environ, start_response)
+            try:
+                return self._next_app(environ, start_response)
+            finally:
+                # An error refers to this frame and to its environ. So the body would remain until a garbage collection.
+                del environ[OUTCOME], outcome
         headers = answer.headers()
         record(
             app_services,

@@ -22,7 +22,10 @@ def answer(route: DataRoute) -> Response:
     app_services, environ = services(), current_request().environ
     outcome = environ.get(OUTCOME)
     if isinstance(outcome, Exception):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # the error refers to this variable by its traceback
     if outcome is None:
         request = route.parse(sent_parameters(environ), app_services.aliases)
         if CACHE_ONLY in environ and app_services.profiles.fresh(*request) is None:

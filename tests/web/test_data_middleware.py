@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import logging
 import re
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -421,3 +423,29 @@ def client_of(side: Side) -> RedisClient:
     client = installed(side.app).redis
     assert client is not None
     return client
+
+
+@pytest.mark.parametrize("with_middleware", [True, False])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        post("invalid", b"x=1"),
+        post("wrong key", b"user_id=ava", headers={"HTTP_X_API_KEY": "wrong-wrong-wrong"}),
+        post("retry", b"user_id=ava&on_error=retry"),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_data_middleware__refused_request__memory_is_free_without_the_garbage_collector(
+    kind: Kind, with_middleware: bool
+) -> None:
+    side = Side({}, with_middleware=with_middleware)
+    side.source.fault = UpstreamRejected()
+    body = io.BytesIO(kind.body)
+    released = weakref.ref(body)
+    gc.disable()
+    try:
+        side.answer(replace(kind, environ=kind.environ | {"wsgi.input": body}))
+        del body
+        assert released() is None
+    finally:
+        gc.enable()
