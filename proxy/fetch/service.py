@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 
@@ -88,14 +88,15 @@ class ProfileService:
         identity: Identity,
         parts: Sequence[Part],
         *,
-        until: float,
+        until: Callable[[], float],
         wanted_later: bool = False,
         max_age: float | None = None,
         background: bool = False,
         query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
-        """Return `parts` of a profile at `until` (monotonic seconds) at the latest, or earlier if waiting cannot help.
+        """Return `parts` of a profile at the time `until()` at the latest, or earlier if waiting cannot help.
 
+        `until`: returns monotonic seconds. Called only if a call is needed, so that cached answers do not pay for it.
         `wanted_later`: the caller retries for missing parts (`on_error=retry`).
         `max_age`: the caller accepts no copy older than this (seconds) if Amplitude can answer.
         `background`: the caller warms the cache. All other callers take priority, and the result is fresh for longer.
@@ -145,7 +146,7 @@ class ProfileService:
         # A cached copy is better than a long wait, unless the caller rules out old copies.
         cached = [part for part in needed if record.has(part)] if max_age is None and not background else []
         waiter, outcomes = self._fetch(
-            identity, needed, cached, to_refresh, until, wanted_later, min_fetched_at, background
+            identity, needed, cached, to_refresh, until(), wanted_later, min_fetched_at, background
         )
         answer = record.only([part for part in parts if part not in needed])
         error = fault = None

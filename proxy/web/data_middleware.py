@@ -1,7 +1,7 @@
 """Answers data requests before Flask, which takes half of the time of a cached answer.
 
-Answers only complete data: from memory, from Redis or from Amplitude. Flask answers everything else: errors, `HEAD`
-and conditional requests. Both use the same functions, and give the same answers, log lines and metrics. The body of a
+Answers every request that gets status 200, also after a failed call. Flask answers everything else: errors, `HEAD` and
+conditional requests. Both use the same functions, and give the same answers, log lines and metrics. The body of a
 request and the quota can be used only once, so the middleware passes its outcome on to Flask.
 """
 
@@ -15,7 +15,7 @@ from flask import Flask
 from proxy.profile.query import ProfileRequest
 from proxy.web.auth import DATA_ACCESS, authenticate, require_scope
 from proxy.web.cache_headers import cache_label, is_background
-from proxy.web.data_routes import CACHE_ONLY, DATA_ROUTES, OUTCOME, Answer, answer_to
+from proxy.web.data_routes import CACHE_ONLY, DATA_ROUTES, OUTCOME, Answer, answer_to, error_to_retry
 from proxy.web.request_body import sent_parameters
 from proxy.web.request_log import STARTED, record, request_id_of
 from proxy.web.security_headers import SECURITY_HEADERS
@@ -58,9 +58,13 @@ class DataMiddleware:
             outcome = request, answer
         except Exception as error:  # noqa: BLE001  # Flask answers it
             outcome = error
-        if isinstance(outcome, Exception) or answer.status != 200 or answer.result.error is not None:
+        if isinstance(outcome, Exception) or answer.status != 200 or error_to_retry(request, answer.result) is not None:
             environ |= {STARTED: started, "HTTP_X_REQUEST_ID": id, OUTCOME: outcome}
-            return self._next_app(environ, start_response)
+            try:
+                return self._next_app(environ, start_response)
+            finally:
+                # An error refers to this frame and to its environ. So the body would remain until a garbage collection.
+                del environ[OUTCOME], outcome
         headers = answer.headers()
         record(
             app_services,

@@ -12,11 +12,12 @@ from proxy.api.parse import parse
 from proxy.api.response import shape
 from proxy.fetch.service import ANONYMOUS, ProfileResult, ProfileService
 from proxy.profile.aliases import Aliases
-from proxy.profile.errors import UpstreamInvalid
+from proxy.profile.errors import NotAvailable, UpstreamError, UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
+from proxy.web.arrival import wait_until
 from proxy.web.cache_headers import etag_of, headers_of, is_background, requested_max_age
 from proxy.web.services import Services
 
@@ -77,13 +78,19 @@ def answer_to(
     result = app_services.profiles.get(
         identity,
         query.parts or route.default_parts,
-        until=started + app_services.wait_seconds,
+        until=partial(wait_until, environ, app_services.clock, started, app_services.wait_seconds),
         wanted_later=query.on_error == "retry",
         max_age=requested_max_age(environ),
         background=is_background(environ),
         query=query,
     )
     return route.write(app_services.profiles, request, result)
+
+
+def error_to_retry(request: ProfileRequest, result: ProfileResult) -> UpstreamError | None:
+    """Return the error after which Braze must retry, or None if Braze gets what the service has."""
+    wanted = request.query.on_error == "retry" and not isinstance(result.error, NotAvailable)
+    return result.error if wanted else None
 
 
 def _write_profile(profiles: ProfileService, request: ProfileRequest, result: ProfileResult) -> Answer:

@@ -7,9 +7,9 @@ import math
 from flask import Blueprint, Response, g
 
 from proxy.fetch.service import ProfileResult
-from proxy.profile.errors import NotAvailable, UpstreamError
+from proxy.profile.errors import UpstreamError
 from proxy.web import cache_headers
-from proxy.web.data_routes import CACHE_ONLY, DATA_ROUTES, OUTCOME, DataRoute, answer_to
+from proxy.web.data_routes import CACHE_ONLY, DATA_ROUTES, OUTCOME, DataRoute, answer_to, error_to_retry
 from proxy.web.errors import problem
 from proxy.web.request_body import sent_parameters
 from proxy.web.services import current_request, services
@@ -22,19 +22,22 @@ def answer(route: DataRoute) -> Response:
     app_services, environ = services(), current_request().environ
     outcome = environ.get(OUTCOME)
     if isinstance(outcome, Exception):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # the error refers to this variable by its traceback
     if outcome is None:
         request = route.parse(sent_parameters(environ), app_services.aliases)
         if CACHE_ONLY in environ and app_services.profiles.fresh(*request) is None:
             return Response(status=204)
         outcome = request, answer_to(route, request, environ, app_services, g.started)
-    (_, query), written = outcome
+    request, written = outcome
     result = written.result
     g.background = cache_headers.is_background(environ)
     g.cache = cache_headers.cache_label(result)
     g.error = written.error
-    if result.error is not None and query.on_error == "retry" and not isinstance(result.error, NotAvailable):
-        return _ask_for_retry(result, result.error)
+    if (error := error_to_retry(request, result)) is not None:
+        return _ask_for_retry(result, error)
     if written.etag is not None and cache_headers.is_not_modified(environ, result, written.etag):
         return Response(status=304, headers=written.headers())
     return Response(written.body, written.status, written.headers())

@@ -72,7 +72,7 @@ class World:
         self.clock.advance(100)
 
     def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> ProfileResult:
-        return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
+        return self.profiles.get(identity, parts, until=lambda: self.clock() + patience, wanted_later=retry)
 
     def ask(self, *parts: Part, identity: Identity = USER, patience: float = 1.5) -> Future[ProfileResult]:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
@@ -493,12 +493,12 @@ def test_get__copy_older_than_stale_if_error__not_served(world: World) -> None:
 def test_get__copy_older_than_max_age__served_only_if_the_call_fails(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(50)
-    assert world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=50).forwarded is None
-    fetched = world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=49)
+    assert world.profiles.get(USER, [COHORTS], until=lambda: world.clock() + 1, max_age=50).forwarded is None
+    fetched = world.profiles.get(USER, [COHORTS], until=lambda: world.clock() + 1, max_age=49)
     assert (fetched.forwarded, fetched.calls) == ("request", 1)
     world.clock.advance(1)
     world.source.fault = UpstreamUnavailable()
-    older = world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=0)
+    older = world.profiles.get(USER, [COHORTS], until=lambda: world.clock() + 1, max_age=0)
     assert (older.error, older.stale, older.calls) == (None, False, 1)
     assert older.fault is not None
 
@@ -511,7 +511,7 @@ def test_get__max_age_0_and_a_call_in_flight__joins_the_call(world: World) -> No
     world.source.open.clear()
     world.get(COHORTS)
     world.source.wait_for_call()
-    answer = world.callers.submit(world.profiles.get, USER, [COHORTS], until=world.clock() + 1.5, max_age=0)
+    answer = world.callers.submit(world.profiles.get, USER, [COHORTS], until=lambda: world.clock() + 1.5, max_age=0)
     world.source.open.set()
     assert answer.result(10).calls == 1
     assert len(world.source.calls) == 2

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import logging
 import re
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import redis
-import requests
 from flask import Flask
 
 from proxy.app import create_app
@@ -21,7 +21,6 @@ from proxy.profile import encoding
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.profile.record import CachedPart, Record
-from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from proxy.storage.redis.client import RedisClient
 from proxy.web.request_body import MAX_BODY_BYTES
@@ -29,7 +28,6 @@ from proxy.web.services import installed
 from tests.conftest import SECRET
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service, StartService
 from tests.support.wait import until
 
 PUSH_SECRET = "a-secret-for-pushes"
@@ -333,8 +331,21 @@ def test_data_middleware__call_fails__same_as_flask_for_one_call(
         seen.append((side.answer(Kind("failing", query)), metrics_of(side), lines[:]))
         lines.clear()
         assert len(side.source.calls) == 1
+        assert side.flask_requests == (0 if with_middleware and "retry" not in query else 1)
     assert seen[0] == seen[1]
     assert seen[0][0][0].startswith("500" if "retry" in query else "200")
+
+
+@pytest.mark.parametrize("kind", [Kind("GET", f"{USER}&on_error=retry"), post("form", b"user_id=ava&on_error=retry")])
+def test_data_middleware__not_available__same_as_flask_without_flask(kind: Kind, lines: list[dict[str, Any]]) -> None:
+    seen = []
+    for with_middleware in (True, False):
+        side = Side({"AMPLITUDE_PROFILE_API": "off"}, with_middleware=with_middleware)
+        seen.append((side.answer(kind), metrics_of(side), lines[:]))
+        lines.clear()
+        assert side.flask_requests == (0 if with_middleware else 1)
+    assert seen[0] == seen[1]
+    assert b"not_available" in seen[0][0][2]
 
 
 def test_data_middleware__unexpected_error__same_as_flask_and_raised_once(lines: list[dict[str, Any]]) -> None:
@@ -414,22 +425,27 @@ def client_of(side: Side) -> RedisClient:
     return client
 
 
-def test_data_middleware__user_read_from_redis_and_requested_again__from_memory(
-    redis_server: RedisServer, start_service: StartService, sandbox: Sandbox
+@pytest.mark.parametrize("with_middleware", [True, False])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        post("invalid", b"x=1"),
+        post("wrong key", b"user_id=ava", headers={"HTTP_X_API_KEY": "wrong-wrong-wrong"}),
+        post("retry", b"user_id=ava&on_error=retry"),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_data_middleware__refused_request__memory_is_free_without_the_garbage_collector(
+    kind: Kind, with_middleware: bool
 ) -> None:
-    services = [start_service(sandbox, REDIS_URL=redis_server.url) for _ in range(2)]
-    body = {"user_id": "ava", "include": "cohorts,properties"}
-    until(lambda: not post_to(services[0], body)["error"], "the first service did not fetch the user")
-    reads = []
-    with redis.Redis.from_url(redis_server.url) as operator:
-        for _ in range(3):
-            answer = post_to(services[1], body)
-            reads.append(operator.info("commandstats").get("cmdstat_hgetall", {}).get("calls", 0))
-            assert answer["cohort_ids"]
-    assert reads[1:] == [reads[0]] * 2
-    assert sandbox.report()["calls"] == 1
-
-
-def post_to(service: Service, body: dict[str, str]) -> Any:
-    answer = requests.post(f"{service.url}/v1/profile", json=body, headers={"X-API-Key": SECRET}, timeout=10)
-    return answer.json()
+    side = Side({}, with_middleware=with_middleware)
+    side.source.fault = UpstreamRejected()
+    body = io.BytesIO(kind.body)
+    released = weakref.ref(body)
+    gc.disable()
+    try:
+        side.answer(replace(kind, environ=kind.environ | {"wsgi.input": body}))
+        del body
+        assert released() is None
+    finally:
+        gc.enable()

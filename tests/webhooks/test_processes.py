@@ -103,10 +103,10 @@ def test_push__to_one_process__other_process_reads_it_in_one_round_trip(
     first.push(("u", membership("c1", True, time.time())))
     for identity in (USER, Identity("u", "phone")):
         before = second.server.stats().round_trips
-        answer = second.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1)
+        answer = second.profiles.get(identity, [COHORTS], until=lambda: time.monotonic() + 1, query=C1)
         assert (answer.forwarded, answer.calls, answer.record.parts[COHORTS].value) == (None, 0, b'["c1"]')
         assert second.server.stats().round_trips - before == (1 if identity is USER else 0)
-        assert second.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1).forwarded is None
+        assert second.profiles.get(identity, [COHORTS], until=lambda: time.monotonic() + 1, query=C1).forwarded is None
         assert second.server.stats().round_trips - before == (1 if identity is USER else 0)
     assert not second.source.calls
 

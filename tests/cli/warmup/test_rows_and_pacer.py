@@ -32,7 +32,7 @@ def world(clock: FakeClock) -> Iterator[World]:
 
 
 def warm(world: World, *parts: object) -> object:
-    return world.profiles.get(USER, parts, until=world.clock() + 1.5, wanted_later=True, background=True)  # type: ignore[arg-type]
+    return world.profiles.get(USER, parts, until=lambda: world.clock() + 1.5, wanted_later=True, background=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.contract("5 warm resumed")

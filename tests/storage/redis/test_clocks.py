@@ -48,8 +48,7 @@ class Machine(Process):
 
     def cohorts(self, max_age: float | None = None, query: ProfileQuery = COHORTS_ONLY) -> tuple[bytes, int]:
         """Return the cohorts in the answer to a caller, and the number of calls."""
-        until = time.monotonic() + 1.4
-        result = self.profiles.get(USER, [COHORTS], until=until, max_age=max_age, query=query)
+        result = self.profiles.get(USER, [COHORTS], until=lambda: time.monotonic() + 1.4, max_age=max_age, query=query)
         assert result.freshness is not None
         return result.record.parts[COHORTS].value, result.calls
 
@@ -202,7 +201,7 @@ def test_own_clock__set_back_by_an_hour__copies_age_from_then_on(machines: Calla
     assert hit.ready
     machine.wall.advance(-HOUR)
     assert not memory.fresh(identity, query)
-    result = machine.profiles.get(identity, query.parts, until=time.monotonic() + 1, query=query)
+    result = machine.profiles.get(identity, query.parts, until=lambda: time.monotonic() + 1, query=query)
     assert (result.forwarded, result.record.parts[COHORTS].value) == (None, b'["c1"]')
     machine.wall.advance(1)
     again = memory.fresh(identity, query)

@@ -132,7 +132,7 @@ class Process:
         self.forget_service.catch_up()
 
     def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
-        return self.profiles.get(identity, parts, until=time.monotonic() + patience)
+        return self.profiles.get(identity, parts, until=lambda: time.monotonic() + patience)
 
 
 @pytest.fixture(autouse=True)
