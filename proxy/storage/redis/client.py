@@ -29,7 +29,7 @@ from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisRefused, RedisUnavailable
 from proxy.storage.redis.auto_pipeline import AutoPipeline
-from proxy.storage.redis.errors import is_full, is_refusal, is_unusable, is_wrong_type, translate
+from proxy.storage.redis.errors import is_full, is_pool_exhausted, is_refusal, is_unusable, is_wrong_type, translate
 from proxy.storage.redis.permissions import (
     KEY_PREFIX,
     acl_rule,
@@ -267,7 +267,7 @@ class RedisClient:
             elif is_full(error):
                 self.full = True
                 self._full_log.note("", fix=str(translate(error)))
-            elif required or not is_wrong_type(error):
+            elif not is_pool_exhausted(error) and (required or not is_wrong_type(error)):
                 self._mark_unavailable(str(translate(error)))
             raise RedisUnavailable from None
         self._timeouts = 0

@@ -70,6 +70,11 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, exceptions.OutOfMemoryError)
 
 
+def is_pool_exhausted(error: Exception) -> bool:
+    """Return whether all connections of this process are in use. The library has no class for this error."""
+    return isinstance(error, exceptions.ConnectionError) and str(error) == "No connection available."
+
+
 def is_wrong_type(error: Exception) -> bool:
     """Return whether a key has the wrong type, because another program has written the key."""
     return "WRONGTYPE" in str(error)
