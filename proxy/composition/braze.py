@@ -9,7 +9,6 @@ from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.braze.track import TrackClient
 from proxy.composition.redis import cache_key_prefix, key_prefix, rate_limiter
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.monitoring.lag import LagMeter
 from proxy.monitoring.metrics import Metrics
 from proxy.settings import Settings
 from proxy.storage.id_digests import IdDigester
@@ -128,7 +127,6 @@ def _event_stream(
         values,
         batch_objects=settings.braze_batch_objects,
         locks=locks,
-        lag=LagMeter().seconds,
         on_outcome=metrics.forwarded,
         clock=clock,
     )

@@ -39,9 +39,6 @@ _MAX_BYTES = 32 * 1024 * 1024
 _MEMORY_WAIT_SECONDS = 0.5
 _MAX_MESSAGES = 300
 """The maximum number of messages in progress."""
-_MAX_LAG_SECONDS = 0.1
-"""While this process is delayed longer, it accepts no message. A message needs several turns of the event loop before
-its deadline, and Redis and Braze must answer before their timeouts."""
 _QUEUED_AT_ONCE = 100
 """Objects that are queued between two turns of other requests, in a millisecond."""
 _LATE = Outcome("late", 1.0)
@@ -64,8 +61,8 @@ class ForwardResult:
 class EventStream:
     """Forwards objects. Thread-safe. Starts its threads with the first object.
 
-    `locks`: with Redis, so that a user is in one request at a time. `lag`: returns the seconds for which this process
-    is delayed. `on_outcome`: called with the kind of objects (or `skipped`), the outcome and the number.
+    `locks`: with Redis, so that a user is in one request at a time. `on_outcome`: called with the kind of objects (or
+    `skipped`), the outcome and the number.
     """
 
     def __init__(
@@ -78,7 +75,6 @@ class EventStream:
         *,
         batch_objects: int,
         locks: RedisUserLocks | None = None,
-        lag: Callable[[], float] = lambda: 0.0,
         on_outcome: Callable[[str, str, int], None] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -87,7 +83,6 @@ class EventStream:
             client, limiter, delivered, state, locks=locks, settle=self._settle, postpone=self._postpone, clock=clock
         )
         self._batch_objects = batch_objects
-        self._lag = lag
         self._on_outcome = on_outcome
         self._clock = clock
         self._changed = Condition()
@@ -108,9 +103,9 @@ class EventStream:
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Count a message in progress during the `with` block. Raises Busy if this process has too much work."""
+        """Count a message in progress during the `with` block. Raises Busy if too many messages are in progress."""
         with self._changed:
-            if self._messages >= _MAX_MESSAGES or self._lag() > _MAX_LAG_SECONDS:
+            if self._messages >= _MAX_MESSAGES:
                 raise Busy
             self._messages += 1
         try:

@@ -27,6 +27,8 @@ from tests.support.service import SECRET
 
 _USERS = 2_000
 _HEADERS = {"X-API-Key": SECRET}
+_CONNECTIONS = 500
+"""The maximum number of messages in progress. Amplitude's limit is not documented."""
 _ATTEMPTS = 10
 """Amplitude sends a message nine more times, and then drops it."""
 _FIRST_PAUSE_SECONDS = 1.0
@@ -41,6 +43,7 @@ class Amplitude:
 
     def __init__(self, port: int) -> None:
         self._connections = Connections(port, f"X-API-Key: {SECRET}")
+        self._places = asyncio.Semaphore(_CONNECTIONS)
         self.statuses: Counter[int] = Counter()
         self.sent = 0
         """The number of messages that were sent at least once."""
@@ -87,7 +90,7 @@ class Amplitude:
         ).encode()
         for attempt in range(_ATTEMPTS):
             try:
-                async with asyncio.timeout(_TIMEOUT_SECONDS):
+                async with self._places, asyncio.timeout(_TIMEOUT_SECONDS):
                     status = (await self._connections.post("/v1/webhooks/amplitude/users", body)).status
             except (OSError, TimeoutError):
                 status = 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
@@ -18,6 +19,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.delivered_events import RedisDeliveredEvents
+from proxy.storage.redis.user_locks import RedisUserLocks
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.event_stream import EventStream, ForwardResult
 from proxy.sync.recent_values import RecentValues
@@ -51,6 +53,8 @@ def new_stream(
     timeout: float = 1.0,
     batch_objects: int = 75,
     delivered: DeliveredEvents | None = None,
+    locks: RedisUserLocks | None = None,
+    on_outcome: Callable[[str, str, int], None] = lambda *_: None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> EventStream:
     client = TrackClient(braze.url, key or braze.braze.key, create_users=True, timeout=timeout)
@@ -61,6 +65,8 @@ def new_stream(
         DeliveredEvents(clock=clock) if delivered is None else delivered,
         RecentValues(),
         batch_objects=batch_objects,
+        locks=locks,
+        on_outcome=on_outcome,
         clock=clock,
     )
 
@@ -313,6 +319,37 @@ def test_forward__redis_fails_after_braze_accepted__accepted_and_not_sent_again(
     assert forward(stream, event(1), attributes(plan="gold")) == ForwardResult({"accepted": 2}, None)
     assert forward(stream, event(1), attributes(plan="gold")).outcomes == {"duplicate": 1, "unchanged": 1}
     assert braze.braze.report()["requests"] == 1
+
+
+class LocksOfAnotherProcess(RedisUserLocks):
+    """The user u1 is locked for the first attempts."""
+
+    def __init__(self, attempts: float) -> None:
+        self.attempts = attempts
+
+    @contextmanager
+    def hold(self, user_ids: Collection[str]) -> Iterator[set[str]]:
+        self.attempts -= 1
+        yield {id for id in user_ids if id != "u1" or self.attempts < 0}
+
+
+def test_forward__user_in_a_request_of_another_process__sent_after_it_and_others_at_once(braze: Sandbox) -> None:
+    stream = new_stream(braze, locks=LocksOfAnotherProcess(2))
+    assert forward(stream, event(1, "u1"), event(2, "u2"), event(3, "u1")).outcomes == {"accepted": 3}
+    assert received(braze) == ["Order 2", "Order 1", "Order 3"]
+
+
+def test_forward__user_stays_in_a_request_of_another_process__late(braze: Sandbox) -> None:
+    outcomes: Counter[str] = Counter()
+    stream = new_stream(
+        braze,
+        locks=LocksOfAnotherProcess(float("inf")),
+        on_outcome=lambda _, outcome, number: outcomes.update({outcome: number}),
+    )
+    result = forward(stream, event(1, "u1"), wait_seconds=0.2)
+    assert result == ForwardResult({"late": 1}, 1.0)
+    until(lambda: outcomes == {"late": 1})
+    assert braze.braze.report()["requests"] == 0
 
 
 def test_forward__message_larger_than_the_queue__each_attempt_accepts_some_objects(
