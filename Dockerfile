@@ -1,10 +1,10 @@
-FROM python:3.11-slim AS packages
+FROM python:3.13-slim AS packages
 WORKDIR /service
 COPY requirements.txt .
 RUN python -m venv --without-pip .venv && \
     python -m pip --python .venv install --no-cache-dir --quiet -r requirements.txt
 
-FROM python:3.11-slim
+FROM python:3.13-slim
 WORKDIR /service
 COPY --from=packages /service/.venv .venv
 COPY gunicorn.conf.py wsgi.py ./
