@@ -118,7 +118,9 @@ def _event_stream(
 
         prefix = cache_key_prefix(settings)
         delivered = RedisDeliveredEvents(redis, prefix, kept_for=REMEMBERED_SECONDS)
-        locks = RedisUserLocks(redis, prefix, digester=IdDigester(settings.redis_key_secret))
+        # A request waits for the rate limit until the deadline, and then for Braze.
+        longest = wait_seconds + _TIMEOUT_SECONDS
+        locks = RedisUserLocks(redis, prefix, seconds=longest, digester=IdDigester(settings.redis_key_secret))
     return EventStream(
         selection,
         client,

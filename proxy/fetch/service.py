@@ -94,9 +94,9 @@ class ProfileService:
         background: bool = False,
         query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
-        """Return `parts` of a profile at the time `until()` at the latest, or earlier if waiting cannot help.
+        """Return `parts` of a profile by the time `until()`, or earlier if waiting cannot help.
 
-        `until`: returns monotonic seconds. Called only if a call is needed, so that cached answers do not pay for it.
+        `until`: returns monotonic seconds. Called only before a call to Amplitude, because it takes a microsecond.
         `wanted_later`: the caller retries for missing parts (`on_error=retry`).
         `max_age`: the caller accepts no copy older than this (seconds) if Amplitude can answer.
         `background`: the caller warms the cache. All other callers take priority, and the result is fresh for longer.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.braze.track import TrackClient
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues
@@ -38,9 +39,11 @@ _MAX_BYTES = 32 * 1024 * 1024
 """The maximum size of all bodies with waiting objects. The objects take a multiple of this memory."""
 _MEMORY_WAIT_SECONDS = 0.5
 _MAX_MESSAGES = 300
-"""The maximum number of messages in progress."""
+"""The maximum number of messages in progress. With more, a busy process delivers none of them before the deadline."""
 _QUEUED_AT_ONCE = 100
 """Objects that are queued between two turns of other requests, in a millisecond."""
+_LOCKED_SECONDS = 0.05
+"""Seconds after which the stream tries again to send data of a user that another process has locked."""
 _LATE = Outcome("late", 1.0)
 
 
@@ -61,7 +64,7 @@ class ForwardResult:
 class EventStream:
     """Forwards objects. Thread-safe. Starts its threads with the first object.
 
-    `locks`: with Redis, so that a user is in one request at a time. `on_outcome`: called with the kind of objects (or
+    `locks`: locks users across processes; None without Redis. `on_outcome`: called with the kind of objects (or
     `skipped`), the outcome and the number.
     """
 
@@ -79,9 +82,8 @@ class EventStream:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.selection = selection
-        self._delivery = StreamDelivery(
-            client, limiter, delivered, state, locks=locks, settle=self._settle, postpone=self._postpone, clock=clock
-        )
+        self._delivery = StreamDelivery(client, limiter, delivered, state, settle=self._settle, clock=clock)
+        self._locks = locks
         self._batch_objects = batch_objects
         self._on_outcome = on_outcome
         self._clock = clock
@@ -193,8 +195,14 @@ class EventStream:
                 self._end_request(batch)
 
     def _deliver(self, batch: Sequence[Item]) -> None:
+        user_ids = {item.content.user_id for item in batch}
         try:
-            self._delivery.deliver(batch)
+            with nullcontext(user_ids) if self._locks is None else self._locks.hold(user_ids) as locked_users:
+                self._postpone([item for item in batch if item.content.user_id not in locked_users])
+                batch = [item for item in batch if item.content.user_id in locked_users]
+                self._delivery.deliver(batch)
+        except RedisUnavailable:
+            self._settle([item for item in batch if item.outcome is None], Outcome("redis_unavailable", 1.0))
         finally:
             self._end_request(batch)
 
@@ -206,13 +214,17 @@ class EventStream:
 
     def _postpone(self, items: Sequence[Item]) -> None:
         """Return objects to the start of the queue, because another process sends data of their users."""
+        if not items:
+            return
         with self._changed:
-            now = self._clock.monotonic()
             abandoned = [item for item in items if item.message.is_abandoned]
             waiting = [item for item in items if not item.message.is_abandoned]
+            not_before = self._clock.monotonic() + _LOCKED_SECONDS
             for item in waiting:
-                item.is_sending, item.arrived = False, now  # the dispatcher waits before it tries again
+                item.is_sending, item.not_before = False, not_before
             self._waiting.extendleft(reversed(waiting))
+            self._busy_users.difference_update(item.content.user_id for item in items)
+            self._changed.notify_all()
         self._count(abandoned, _LATE.word)
 
     def _settle(self, items: Iterable[Item], outcome: Outcome) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
@@ -18,9 +18,6 @@ from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues, accepted_attributes
 from proxy.sync.stream_objects import Kind, StreamObject
 from proxy.sync.stream_queue import Item, Outcome
-
-if TYPE_CHECKING:
-    from proxy.storage.redis.user_locks import RedisUserLocks
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +49,7 @@ class StreamStats:
 
 
 class StreamDelivery:
-    """Delivers batches. Thread-safe.
-
-    `locks`: with Redis, so that a user is in one request at a time. `settle`: called with objects and their outcome,
-    once for each object. `postpone`: called with objects of users that another process has locked.
-    """
+    """Delivers batches. Thread-safe. `settle`: called with objects and their outcome, once for each object."""
 
     def __init__(
         self,
@@ -65,18 +58,14 @@ class StreamDelivery:
         delivered: DeliveredEvents,
         state: AcceptedValues,
         *,
-        locks: RedisUserLocks | None,
         settle: Callable[[Iterable[Item], Outcome], None],
-        postpone: Callable[[Sequence[Item]], None],
         clock: Clock,
     ) -> None:
         self._client = client
         self._limiter = limiter
         self._delivered = delivered
         self._state = state
-        self._locks = locks
         self._settle = settle
-        self._postpone = postpone
         self._clock = clock
         self._unavailable_in_a_row = 0
         self._unavailable_until = self._refused_until = float("-inf")
@@ -100,20 +89,14 @@ class StreamDelivery:
         return None
 
     def deliver(self, batch: Sequence[Item]) -> None:
-        """Settle or postpone each object of a batch: send the object, unless Braze has already accepted it."""
-        user_ids = {item.content.user_id for item in batch}
-        items = batch
+        """Settle each object of a batch: send the object, unless Braze has already accepted it."""
         try:
-            with nullcontext(user_ids) if self._locks is None else self._locks.hold(user_ids) as held:
-                items = [item for item in batch if item.content.user_id in held]
-                if len(items) < len(batch):
-                    self._postpone([item for item in batch if item.content.user_id not in held])
-                self._send(self._unsent_events(items) + self._unsent_attributes(items))
+            self._send(self._unsent_events(batch) + self._unsent_attributes(batch))
         except RedisUnavailable:
-            self._settle([item for item in items if item.outcome is None], Outcome("redis_unavailable", 1.0))
+            self._settle([item for item in batch if item.outcome is None], Outcome("redis_unavailable", 1.0))
         except Exception:  # noqa: BLE001  # logged; the messages must get an answer
             _log.exception("forwarding_error")
-            self._settle([item for item in items if item.outcome is None], Outcome("failed", 1.0))
+            self._settle([item for item in batch if item.outcome is None], Outcome("failed", 1.0))
 
     def _unsent_events(self, batch: Sequence[Item]) -> list[Item]:
         """Settle the events that Braze has already accepted, and return the other events. Raises RedisUnavailable."""

@@ -36,11 +36,15 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """An object of a message. `arrived`: monotonic seconds. `is_sending`: a request with the object is in progress."""
+    """An object of a message. `is_sending`: a request with the object is in progress.
+
+    `arrived`, `not_before`: monotonic seconds. The object is not sent before the second.
+    """
 
     content: StreamObject
     message: Message
     arrived: float
+    not_before: float = 0.0
     is_sending: bool = False
     outcome: Outcome | None = None
 
@@ -75,7 +79,7 @@ def take_batch(
         user_id, is_event, event_id = item.content.user_id, item.content.kind == "events", item.content.event_id
         # A repeated event waits for the outcome of the first. Of two values, the later must win.
         repeated = event_id in event_ids if is_event else user_id in with_attributes
-        if repeated or user_id in blocked_users:
+        if repeated or user_id in blocked_users or item.not_before > now:
             blocked_users.add(user_id)
             remaining.append(item)
             continue

@@ -25,6 +25,8 @@ def seconds_since_arrival(environ: WSGIEnvironment) -> float:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
     except OSError:  # a Unix socket
         return 0.0
+    if len(info) < _LAST_DATA_RECEIVED.size:  # an emulated kernel, such as gVisor's
+        return 0.0
     (milliseconds,) = _LAST_DATA_RECEIVED.unpack(info)
     return float(milliseconds) / 1000
 
@@ -32,10 +34,10 @@ def seconds_since_arrival(environ: WSGIEnvironment) -> float:
 def wait_until(environ: WSGIEnvironment, clock: Clock, started: float, wait_seconds: float) -> float:
     """Return the time until which a request may wait for Amplitude (monotonic seconds).
 
-    started: when the process began to serve the request (monotonic seconds). wait_seconds: the longest wait.
+    `started`: when the process began to serve the request (monotonic seconds). `wait_seconds`: the longest wait.
     """
-    queued = max(0.0, seconds_since_arrival(environ) - (clock.monotonic() - started))
+    queue_seconds = max(0.0, seconds_since_arrival(environ) - (clock.monotonic() - started))
     # A busy processor delays the answer as long as it delayed the request. So of 1,000 callers that come at once, the
-    # last served is the first that stops waiting. Half of the wait remains for a call: requests that arrive before the
-    # process has started are queued for a second.
-    return started + wait_seconds - min(2 * queued, wait_seconds / 2)
+    # last served is the first that stops waiting. At least half of the wait remains. Otherwise, a request that arrived
+    # during the start of the worker, about a second ago, would have no time for its call.
+    return started + wait_seconds - min(2 * queue_seconds, wait_seconds / 2)

@@ -31,7 +31,7 @@ CACHE_ONLY = "connected_content_proxy.cache_only"
 """The key in the WSGI environ of a request that must not cost a call. Requests over HTTP cannot have it."""
 
 OUTCOME = "connected_content_proxy.outcome"
-"""The key in the WSGI environ of what the data middleware passes on: the request and its answer, or an exception."""
+"""The key in the WSGI environ of the outcome of the data middleware: the request and its answer, or an exception."""
 
 NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's message for an unknown user. The drop-in route returns the same message."""
@@ -88,9 +88,9 @@ def answer_to(
 
 
 def error_to_retry(request: ProfileRequest, result: ProfileResult) -> UpstreamError | None:
-    """Return the error after which Braze must retry, or None if Braze gets what the service has."""
-    wanted = request.query.on_error == "retry" and not isinstance(result.error, NotAvailable)
-    return result.error if wanted else None
+    """Return the error after which Braze must retry, or None if the answer is final."""
+    must_retry = request.query.on_error == "retry" and not isinstance(result.error, NotAvailable)
+    return result.error if must_retry else None
 
 
 def _write_profile(profiles: ProfileService, request: ProfileRequest, result: ProfileResult) -> Answer:

@@ -18,14 +18,14 @@ blueprint = Blueprint("v1", __name__)
 
 
 def answer(route: DataRoute) -> Response:
-    """Return the answer of a data route, which the middleware may already have."""
+    """Return the answer of a data route. Uses the outcome of the middleware if there is one, and raises its error."""
     app_services, environ = services(), current_request().environ
     outcome = environ.get(OUTCOME)
     if isinstance(outcome, Exception):
         try:
             raise outcome
         finally:
-            del outcome  # the error refers to this variable by its traceback
+            del outcome  # the error refers to this variable through its traceback
     if outcome is None:
         request = route.parse(sent_parameters(environ), app_services.aliases)
         if CACHE_ONLY in environ and app_services.profiles.fresh(*request) is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from proxy.api.caller_keys import Caller
-from proxy.api.errors import ApiError
 from proxy.storage.weighted_semaphore import Busy
 from proxy.sync.event_stream import EventStream
 from proxy.web.auth import WEBHOOK_ACCESS, authenticate, require_scope
@@ -44,7 +43,7 @@ class StreamMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse a message, or return the answer of the next application."""
-        if environ["PATH_INFO"] not in _PATHS or environ["REQUEST_METHOD"] != "POST":
+        if environ.get("PATH_INFO") not in _PATHS or environ["REQUEST_METHOD"] != "POST":
             return self._next_app(environ, start_response)
         started = self._services.clock.monotonic()
         try:
@@ -52,7 +51,7 @@ class StreamMiddleware:
             require_scope(caller, WEBHOOK_ACCESS)
             if not forward_requested(environ):
                 return self._next_app(environ, start_response)
-        except ApiError:  # Flask meets the same error, and answers it
+        except Exception:  # noqa: BLE001  # Flask raises the same error, and answers it
             return self._next_app(environ, start_response)
         try:
             with self._stream.admit():
@@ -64,7 +63,7 @@ class StreamMiddleware:
         self, environ: WSGIEnvironment, start_response: StartResponse, caller: Caller, started: float
     ) -> Iterable[bytes]:
         id = request_id_of(environ)
-        response = not_delivered(1.0)
+        response = not_delivered(1.0, "too many messages are in progress; send the message again")
         response.headers["X-Request-ID"] = id
         response.headers.extend(SECURITY_HEADERS)
         self._services.metrics.pushed("users", "failed")

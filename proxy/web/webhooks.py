@@ -98,7 +98,7 @@ def _ingest(
         forwarded = _forward(stream, batch, len(body), started + app_services.wait_seconds, checkpoint)
         if forwarded.retry_after is not None:
             app_services.metrics.pushed(hook, "failed")
-            return not_delivered(forwarded.retry_after)
+            return not_delivered(forwarded.retry_after, _NOT_DELIVERED)
     if duplicate:
         batch = Batch()
         duplicate = forwarded is None or forwarded.duplicate
@@ -119,9 +119,9 @@ def _ingest(
     return response
 
 
-def not_delivered(retry_after: float) -> Problem:
+def not_delivered(retry_after: float, detail: str) -> Problem:
     """Return the answer to a message that Amplitude must send again after `retry_after` seconds."""
-    response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
+    response = problem(503, "Not delivered to Braze", detail, code="not_delivered")
     response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return response
 

@@ -34,6 +34,8 @@ _BYTES_AT_ONCE = 128 * 1024
 """The size of a portion, which occupies Redis for a few milliseconds."""
 _SMALL_BYTES = 256 * 1024
 """The maximum size of a small body, which takes up to 50 ms. Small bodies never wait for large bodies."""
+_LEAST_BYTES = 8 * 1024
+"""The size that a smaller body counts as. So at most 64 small bodies use Redis, as many as there are connections."""
 _MEMORY_WAIT_SECONDS = 1.0
 """Seconds for which a body may wait before it is read. Amplitude waits 1 to 2 seconds for an answer."""
 _PARSE_WAIT_SECONDS = 5.0
@@ -69,7 +71,7 @@ class UpdateIngester:
         self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.monotonic)
         self._lock = Lock()
         # Parsing takes up to eight times the memory of a body, and two large bodies at once are not faster on one core.
-        # Small bodies wait for Redis most of the time, and a burst has hundreds of them, with a user each.
+        # The time for a small body is mostly the wait for Redis. A burst has hundreds of bodies with a user each.
         self._large = _Limits(24 * 1024 * 1024, 8 * 1024 * 1024)
         self._small = _Limits(8 * 1024 * 1024, 2 * _SMALL_BYTES)
         self._warned = False
@@ -83,7 +85,7 @@ class UpdateIngester:
 
     def reserve_batch(self, size: int) -> AbstractContextManager[None]:
         """Wait until a body of `size` bytes may be parsed and stored. Raises Busy."""
-        return self._limits(size).batches.hold(size)
+        return self._limits(size).batches.hold(max(size, _LEAST_BYTES))
 
     def _limits(self, size: int) -> _Limits:
         return self._small if size <= _SMALL_BYTES else self._large

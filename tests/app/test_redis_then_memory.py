@@ -1,4 +1,4 @@
-"""The real service with Redis, over HTTP: a user whom another process stored is read from Redis once."""
+"""The real service with Redis, over HTTP: a user stored by another process is read from Redis once."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python -m tests.bench.event_stream
 
 Runs the service as shipped with one worker, and with two workers and Redis. Sends 500 events a second for a minute as
-Amplitude does: one event a message, and a message again until the answer is 200. Braze answers 503 for 10 seconds,
-and later accepts requests without an answer for a second.
+Amplitude does: one event a message, and a message up to ten times until the answer is 200. Braze answers 503 for 10
+seconds. Later, for a second, it accepts requests but does not answer.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def measure(sandbox: SandboxProcess, a_second: int, seconds: int, **variables: s
     outdated = sum(users.get(user_id, {}).get("last_order") != number for user_id, number in amplitude.latest.items())
     answers = dict(sorted(amplitude.statuses.items()))
     return [
-        f"{a_second * seconds:,} events, all answered after {amplitude.seconds:.0f} s; answers {answers}",
+        f"{a_second * seconds:,} events, ended after {amplitude.seconds:.0f} s; answers {answers}",
         f"at Braze: {len(numbers):,} events, missing {a_second * seconds - len(numbers):,}, "
         f"doubled {numbers.total() - len(numbers):,}, uncertain {_number(outcomes, 'events', 'uncertain'):,}",
         f"users whose attribute is not the newest: {outdated:,}; requests {report['requests']:,}, worst minute "
@@ -170,9 +170,7 @@ def _number(outcomes: Mapping[str, Any], kind: str, outcome: str) -> int:
 @click.command()
 @click.option("--a-second", default=500, show_default=True, help="Events a second.")
 @click.option("--seconds", default=60, show_default=True, help="Duration of the stream.")
-@click.option(
-    "--workers", default=[1, 2], show_default=True, multiple=True, help="Number of workers; several have Redis."
-)
+@click.option("--workers", default=[1, 2], show_default=True, multiple=True, help="Number of workers; two share Redis.")
 def main(a_second: int, seconds: int, workers: Sequence[int]) -> None:
     """Measure the forwarding of an event stream."""
     with SandboxProcess() as sandbox, RedisServer() as redis:

@@ -322,7 +322,7 @@ def test_forward__redis_fails_after_braze_accepted__accepted_and_not_sent_again(
 
 
 class LocksOfAnotherProcess(RedisUserLocks):
-    """The user u1 is locked for the first attempts."""
+    """The user u1 is locked until `hold` was called `attempts` times."""
 
     def __init__(self, attempts: float) -> None:
         self.attempts = attempts
@@ -337,6 +337,14 @@ def test_forward__user_in_a_request_of_another_process__sent_after_it_and_others
     stream = new_stream(braze, locks=LocksOfAnotherProcess(2))
     assert forward(stream, event(1, "u1"), event(2, "u2"), event(3, "u1")).outcomes == {"accepted": 3}
     assert received(braze) == ["Order 2", "Order 1", "Order 3"]
+
+
+def test_forward__user_was_in_a_request_of_another_process__does_not_wait_for_other_users(braze: Sandbox) -> None:
+    stream = new_stream(braze, locks=LocksOfAnotherProcess(1), timeout=5.0)
+    braze.braze.latency = 1.5
+    forward(stream, event(1, "u1"), event(2, "u2"), wait_seconds=1.0)
+    assert braze.braze.report()["requests"] == 2
+    stream.drain(WAIT_SECONDS)
 
 
 def test_forward__user_stays_in_a_request_of_another_process__late(braze: Sandbox) -> None:

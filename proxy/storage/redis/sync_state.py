@@ -156,8 +156,8 @@ class RedisSyncState:
         milliseconds = int(_LOCK_SECONDS * 1000)
 
         def hold(milliseconds: int) -> bool:
-            (held,) = self._hold([self._lock], [holder, milliseconds])
-            return bool(held)
+            (is_locked,) = self._hold([self._lock], [holder, milliseconds])
+            return bool(is_locked)
 
         if not hold(milliseconds):
             raise StateInUse(

@@ -24,10 +24,10 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.BlockingConnectionPo
 
 def test_client__all_connections_in_use__only_the_command_fails(pool: redis.BlockingConnectionPool) -> None:
     client = RedisClient("redis://replaced-by-the-pool")
-    connection = pool.get_connection()
+    connection = pool.get_connection()  # type: ignore[no-untyped-call]
     with pytest.raises(RedisUnavailable):
         client.field_count(b"ccp2:test")
     assert client.unavailable_since is None
-    pool.release(connection)
+    pool.release(connection)  # type: ignore[no-untyped-call]
     assert client.field_count(b"ccp2:test") == 0
     client.stop()

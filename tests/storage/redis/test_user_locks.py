@@ -31,7 +31,7 @@ def clients(server: RedisServer) -> Iterator[tuple[RedisClient, RedisClient]]:
 
 
 def test_hold__users_of_another_process__not_held_until_released(clients: tuple[RedisClient, RedisClient]) -> None:
-    first, second = (RedisUserLocks(client, PREFIX) for client in clients)
+    first, second = (RedisUserLocks(client, PREFIX, seconds=12) for client in clients)
     with first.hold({"ava", "ben"}) as held:
         assert held == {"ava", "ben"}
         with second.hold({"ben", "cleo"}) as others:
@@ -43,16 +43,22 @@ def test_hold__users_of_another_process__not_held_until_released(clients: tuple[
 
 
 def test_hold__process_killed__locks_expire(clients: tuple[RedisClient, RedisClient], server: RedisServer) -> None:
-    locks = RedisUserLocks(clients[0], PREFIX)
+    locks = RedisUserLocks(clients[0], PREFIX, seconds=12)
     with locks.hold({"ava", "ben"}), redis.Redis.from_url(server.url) as administrator:
         keys = administrator.keys(PREFIX + b"sending:*")
         assert len(keys) == 2
-        assert all(0 < administrator.pttl(key) <= 30_000 for key in keys)
+        assert all(0 < administrator.pttl(key) <= 12_000 for key in keys)
     assert b"ava" not in b"".join(keys)
 
 
+def test_hold__release_was_lost__same_process_locks_again(clients: tuple[RedisClient, RedisClient]) -> None:
+    locks = RedisUserLocks(clients[0], PREFIX, seconds=12)
+    with locks.hold({"ava"}), locks.hold({"ava"}) as locked_users:
+        assert locked_users == {"ava"}
+
+
 def test_hold__redis_is_down__raises(clients: tuple[RedisClient, RedisClient], server: RedisServer) -> None:
-    locks = RedisUserLocks(clients[0], PREFIX)
+    locks = RedisUserLocks(clients[0], PREFIX, seconds=12)
     with locks.hold({"ava"}):
         server.stop()
     with pytest.raises(RedisUnavailable), locks.hold({"ava"}):

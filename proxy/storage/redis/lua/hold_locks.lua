@@ -4,13 +4,13 @@
 -- ARGV  the holder; milliseconds for which to hold the locks, or 0 to release them
 -- Returns for each lock 1 if the holder had the lock or has it now, and 0 if another holder has it
 local holder, milliseconds = ARGV[1], tonumber(ARGV[2])
-local held = {}
+local results = {}
 for place, lock_key in ipairs(KEYS) do
     local current = redis.call('GET', lock_key)
     if current and current ~= holder then
-        held[place] = 0
+        results[place] = 0
     else
-        held[place] = 1
+        results[place] = 1
         if milliseconds > 0 then
             redis.call('SET', lock_key, holder, 'PX', milliseconds)
         elseif current then
@@ -18,4 +18,4 @@ for place, lock_key in ipairs(KEYS) do
         end
     end
 end
-return held
+return results
