@@ -33,7 +33,7 @@ def post(service: Service, uuid: str, plan: str, seconds_ago: float = 10, user_i
         "user_properties": {"plan": plan},
     }
     url = f"{service.url}/v1/webhooks/amplitude/users"
-    answer = requests.post(url, json=body, headers={"X-API-Key": SECRET}, timeout=10)
+    answer = requests.post(url, json=body, headers={"X-API-Key": SECRET}, timeout=20)
     assert answer.status_code == 200, answer.text
     forwarded: dict[str, int] = answer.json()["forwarded"]
     return forwarded
@@ -68,7 +68,7 @@ def test_event_stream__two_services_and_a_restart__each_event_and_value_once(
 def test_event_stream__user_in_two_services_at_once__one_request_after_the_other_and_each_event_once(
     start: Callable[..., Service], braze_sandbox: Sandbox
 ) -> None:
-    first, second = start(), start()
+    first, second = start(RESPONSE_DEADLINE_SECONDS="10"), start(RESPONSE_DEADLINE_SECONDS="10")
     braze_sandbox.braze.latency = 0.5
     with ThreadPoolExecutor(3) as pool:
         older = pool.submit(post, first, "a", "gold", seconds_ago=20)
