@@ -49,9 +49,10 @@ class StreamMiddleware:
         try:
             caller = authenticate(environ, WEBHOOK_ACCESS, self._services)
             require_scope(caller, WEBHOOK_ACCESS)
-            if not forward_requested(environ):
-                return self._next_app(environ, start_response)
+            forwards = forward_requested(environ)
         except Exception:  # noqa: BLE001  # Flask raises the same error, and answers it
+            forwards = False
+        if not forwards:
             return self._next_app(environ, start_response)
         try:
             with self._stream.admit():
