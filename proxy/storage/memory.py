@@ -142,8 +142,10 @@ class MemoryStore:
         return Hit(record, fresh, None, repeated) if fresh and fresh.ttl > 0 else None
 
     def keep_ready(self, identity: Identity, query: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
-        """Keep the response body of `record`, unless the cache has newer data now."""
+        """Keep the response body of `record`, unless the cache has newer data now or has no room for most bodies."""
         with self._lock:
+            if not self._ready.admits(body):
+                return
             entry = self._cache.get(identity)
             updates = self._updates(identity)
             if entry is None:

@@ -12,6 +12,8 @@ from proxy.profile.parts import Identity
 
 _ENTRY_BYTES = 600
 """Bytes that an entry takes in addition to its body. A test checks the number."""
+_ADMIT_EVERY = 16
+"""When the memory is full, one offered body of this number is kept."""
 
 
 class ReadyBody(NamedTuple):
@@ -30,12 +32,17 @@ class ReadyBody(NamedTuple):
 
 
 class ReadyBodies:
-    """Stores the last body of each identity, up to a number of bytes. Not thread-safe; MemoryStore locks."""
+    """Stores the last body of each identity, up to a number of bytes. Not thread-safe; MemoryStore locks.
+
+    A large send offers more bodies than fit. If each one evicted another, no body would last until it is needed, and
+    the evictions would take a tenth of a cached answer's time.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._bodies: LRUCache[Identity, ReadyBody] = LRUCache(
             max_bytes, getsizeof=lambda ready: len(ready.body) + _ENTRY_BYTES
         )
+        self._offered = 0
 
     def find(self, identity: Identity, query: int, updates: bytes | None) -> ReadyBody | None:
         """Return the body if it answers the query with this number and includes exactly these updates."""
@@ -43,6 +50,13 @@ class ReadyBodies:
         if ready is None or ready.query != query or ready.updates != updates:
             return None
         return ready
+
+    def admits(self, body: bytes) -> bool:
+        """Return whether to keep `body`, which is offered now."""
+        if self._bodies.currsize + len(body) + _ENTRY_BYTES <= self._bodies.maxsize:
+            return True
+        self._offered += 1
+        return self._offered % _ADMIT_EVERY == 0
 
     def keep(self, identity: Identity, ready: ReadyBody) -> None:
         """Replace the body of `identity`, unless the new body exceeds the maximum size."""

@@ -225,9 +225,30 @@ def test_size__ready_bodies__within_max_bytes(clock: FakeClock) -> None:
         answer(store, body=bytes(1000), identity=identity)
         assert store.size <= 160_000
     ready_users = [number for number in range(100) if ready(store, Identity(str(number), None))]
-    assert ready_users[-1] == 99
     assert 1000 * len(ready_users) <= 10_000
     assert store.size > before + 1000 * len(ready_users)
+
+
+def test_ready_bodies__more_than_fit__most_stay_and_a_frequent_user_gets_a_place(clock: FakeClock) -> None:
+    store = new_store(clock, max_bytes=160_000)
+    users = [Identity(str(number), None) for number in range(100)]
+    for user in users:
+        store.merge(user, new_record(clock))
+
+    def ready_users() -> set[Identity]:
+        return {user for user in users if ready(store, user)}
+
+    assert ready_users() == set()  # from now on, each query is a repeated query
+    for user in users[:50]:
+        answer(store, body=bytes(1000), identity=user, times=1)
+    before = ready_users()
+    for user in users[50:66]:
+        answer(store, body=bytes(1000), identity=user, times=1)
+    after = ready_users()
+    assert len(before) == len(after) > 3
+    assert len(after - before) == 1
+    answer(store, body=bytes(1000), identity=users[99], times=16)
+    assert ready(store, users[99])
 
 
 def test_size__ready_bodies__within_15_percent_of_the_memory_in_use(clock: FakeClock) -> None:
