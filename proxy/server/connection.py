@@ -157,6 +157,9 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         data, self._unsent = self._unsent + data, b""
         self._lingers = False
         try:
+            # gevent's sendall() makes another system call first, which costs 3 % of a cached answer's processor time.
+            with contextlib.suppress(BlockingIOError):
+                data = data[self.send(data, timeout=0.0) :]
             super().sendall(data)
         except TimeoutError:
             raise _reset() from None

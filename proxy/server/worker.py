@@ -139,10 +139,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._stopping.set()
 
     def load_wsgi(self) -> None:
-        """Load the application, tune the garbage collector and connect to Redis."""
+        """Load the application, make gunicorn and the garbage collector faster, and connect to Redis."""
         super().load_wsgi()
+        from proxy.server import constant_parts
         from proxy.web.services import installed
 
+        constant_parts.install(self.cfg)
         self._services = installed(self.wsgi)
         gc_tuning.tune()
         if self._services.redis:

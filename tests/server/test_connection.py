@@ -373,6 +373,31 @@ def test_answer__head_and_body__sent_together() -> None:
         assert client.recv(100) == b"more"
 
 
+def test_answer__larger_than_the_buffers__all_bytes_arrive() -> None:
+    body = os.urandom(5_000_000)
+    with pair() as (connection, client):
+        connection.head_ended()
+        connection.sendall(b"head")
+        sending = gevent.spawn(connection.sendall, body)
+        received = b""
+        while len(received) < 4 + len(body) and (piece := client.recv(1_000_000)):
+            received += piece
+        sending.get()
+        connection.sendall(b"more")
+        assert received == b"head" + body
+        assert client.recv(100) == b"more"
+
+
+def test_answer__client_does_not_read__reset_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
+    with pair() as (connection, _):
+        connection.head_ended()
+        connection.sendall(b"head")
+        for _ in range(2):  # the second call finds full buffers
+            with pytest.raises(ConnectionResetError):
+                connection.sendall(bytes(5_000_000))
+
+
 @pytest.mark.parametrize("method", ["flush", "close"])
 def test_answer__head_without_body__sent_at_the_end(method: str) -> None:
     with pair() as (connection, client), gevent.Timeout(1):
