@@ -1,13 +1,14 @@
 """Compares cached answers with Flask, FastAPI, bare WSGI and nginx: `python -m tests.bench.hot_path`.
 
 All servers return the same bytes and headers under the shipped configuration. The request log is off unless stated. The
-servers take turns in each round, and the table has the medians of the ratios per round, because the speed of a machine
-varies. Prints a table for 64 and for 1,000 connections, then latencies at a fixed rate while Amplitude is slow.
+servers take turns in each short round. The table has the medians of the rounds, because the speed of a machine varies.
+The ratios compare the processor time of an answer with the other server's in the same round: 2 means half the time.
+Prints a table for 64 and for 1,000 connections, then latencies at a fixed rate while Amplitude is slow.
 
 With "another user and query each time", no earlier request had the same parameters, so only the record is cached. With
 "from Redis", the memory cache is too small for the users. The FastAPI view checks one header and runs under uvicorn
 with uvloop and httptools. pip installs them into a temporary virtual environment, or --fastapi names the Python of an
-existing one. Takes twelve minutes and needs wrk.
+existing one. Takes fifteen minutes and needs wrk.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
+from typing import NamedTuple
 
 import psutil
 
 from proxy.sandbox.faults import Fault
 from tests.bench import fastapi_reference, reference_servers
 from tests.bench.load import command_line, get_request, offer, percentile, table
-from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, get_all, warm
+from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, get_all, processor_seconds, warm
 from tests.bench.wrk import PATH, Kind, Run, Wrk, known_users, raise_file_limit, require_wrk
 from tests.support.redis_server import RedisServer
 from tests.support.service import environment, free_port, start
@@ -35,16 +41,35 @@ from tests.support.wait import until
 
 QUIET = ("--log-level", "error")
 FLASK, FASTAPI, RAW, NGINX = "Flask view", "FastAPI view", "bare WSGI", "nginx"
+LOGGING = "service, with the log line"
 REDIS = "service, from Redis"
+SAME: Kind = "same URL"
+USER: Kind = "another user each time"
+QUERY: Kind = "another user and query each time"
 BUSY_PERCENT = 10
 SPREAD = 0.3
+"""The maximum interquartile range of the Flask view's processor time, divided by the median."""
+
+
+class Server(NamedTuple):
+    """A running server. `processor_seconds`: returns the processor time that its processes have used."""
+
+    url: str
+    processor_seconds: Callable[[], float]
+
+
+class Measured(NamedTuple):
+    """A run, and the processor time of each answer in microseconds."""
+
+    run: Run
+    microseconds: float
 
 
 def main() -> None:
     """Start and warm all servers, measure, and print each table at once."""
     parser = command_line(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="duration of each run")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=int, default=1, help="duration of each run")
     parser.add_argument("--users", type=int, default=10_000, help="number of warmed users")
     parser.add_argument("--connections", type=int, nargs="+", default=[64, 1000])
     parser.add_argument("--fastapi", type=Path, help="a Python with fastapi, uvicorn, uvloop and httptools")
@@ -61,20 +86,21 @@ def main() -> None:
         service = stack.enter_context(Service(sandbox, options=QUIET, **LONG_LIVED))
         print_now(f"first answer {service.seconds_to_start:.2f} s after the start; warming the cache")
         warm(service.port, paths)
-        urls = {"service": service.url, **_start_references(stack, folder, sandbox, service, paths)}
+        servers = {"service": Server(service.url, service.processor_seconds)}
+        servers |= _start_references(stack, folder, sandbox, service, paths)
         python = options.fastapi or fastapi_reference.install(folder / "fastapi")
-        urls[FASTAPI] = _start_fastapi(stack, folder, python, service.port, paths[0])
+        servers[FASTAPI] = _start_fastapi(stack, folder, python, service.port, paths[0])
         before = sandbox.calls()
         busy: list[float] = []
         spread = []
         for connections in options.connections:
-            runs = _run_all(Wrk(folder, users), urls, busy, connections, options.rounds, options.seconds)
+            runs = _run_all(Wrk(folder, users), servers, busy, connections, options.rounds, options.seconds)
             _print_table(runs, connections)
-            rates = [run.rate for run in runs[FLASK, "same URL"]]
-            spread.append((max(rates) - min(rates)) / median(rates))
+            lower, middle, upper = quantiles([each.microseconds for each in runs[FLASK, SAME]], n=4)
+            spread.append((upper - lower) / middle)
         if calls := sandbox.calls() - before:
             print_now(f"\nSome answers were not cached: the runs cost {calls} calls to Amplitude")
-        _print_latencies(sandbox, {"service": service.url, FLASK: urls[FLASK]}, users)
+        _print_latencies(sandbox, {name: servers[name].url for name in ("service", FLASK)}, users)
     print_now(f"\nProcessor use between runs: {median(busy):.0f} %. Variation of the Flask view: {max(spread):.0%}.")
     if median(busy) > BUSY_PERCENT or max(spread) > SPREAD:
         print_now("The machine was too busy, so these figures are invalid.")
@@ -82,8 +108,8 @@ def main() -> None:
 
 def _start_references(
     stack: ExitStack, folder: Path, sandbox: SandboxProcess, service: Service, paths: list[str]
-) -> dict[str, str]:
-    """Start and warm the other servers. Return their URLs by name."""
+) -> dict[str, Server]:
+    """Start and warm the other servers. Return them by name."""
     logging = stack.enter_context(Service(sandbox, options=QUIET, **LONG_LIVED | {"LOG_LEVEL": "INFO"}))
     warm(logging.port, paths)
     redis = stack.enter_context(RedisServer())
@@ -95,7 +121,10 @@ def _start_references(
     reference_servers.save_answer(folder / "answer.json", response.getheaders(), body)
     print_now(f"answers of {len(body)} bytes")
     answer = LONG_LIVED | {reference_servers.ANSWER: str(folder / "answer.json")}
-    urls = {"service, with the log line": logging.url, REDIS: small.url}
+    servers = {
+        LOGGING: Server(logging.url, logging.processor_seconds),
+        REDIS: Server(small.url, small.processor_seconds),
+    }
     for name, app in ((FLASK, "flask_app()"), (RAW, "RawApp()")):
         reference = stack.enter_context(
             Service(sandbox, app=f"tests.bench.reference_servers:{app}", options=QUIET, **answer)
@@ -103,60 +132,68 @@ def _start_references(
         other, other_body = next(get_all(reference.port, paths[:1]))
         if other_body != body or {*other.headers} != {*response.headers}:
             raise RuntimeError(f"the answer of {name} differs from the answer of the service: {other.getheaders()}")
-        urls[name] = reference.url
+        servers[name] = Server(reference.url, reference.processor_seconds)
     if shutil.which("nginx"):
         port = free_port()
         process = start(reference_servers.nginx(folder, port, service.url), port, folder / "nginx.log")
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
+        servers[NGINX] = _server(stack, process, port)
         warm(port, paths)
-        urls[NGINX] = f"http://127.0.0.1:{port}"
-    return urls
+    return servers
 
 
-def _start_fastapi(stack: ExitStack, folder: Path, python: Path, service_port: int, path: str) -> str:
-    """Start the FastAPI view. Return its URL."""
-    port, log = free_port(), folder / "fastapi.log"
-    variables = {fastapi_reference.ANSWER: str(folder / "answer.json"), fastapi_reference.KEY: AUTHORIZATION}
-    process = start(fastapi_reference.command(python, port), port, log, environment(**variables))
+def _server(stack: ExitStack, process: subprocess.Popen[bytes], port: int) -> Server:
+    """Return the server that `process` runs, and stop it with `stack`."""
     stack.callback(process.wait)
     stack.callback(process.terminate)
+    return Server(f"http://127.0.0.1:{port}", partial(processor_seconds, psutil.Process(process.pid)))
+
+
+def _start_fastapi(stack: ExitStack, folder: Path, python: Path, service_port: int, path: str) -> Server:
+    """Start the FastAPI view."""
+    port, log = free_port(), folder / "fastapi.log"
+    variables = {fastapi_reference.ANSWER: str(folder / "answer.json"), fastapi_reference.KEY: AUTHORIZATION}
+    server = _server(stack, start(fastapi_reference.command(python, port), port, log, environment(**variables)), port)
     (_, expected), *_ = get_all(service_port, [path])
     (_, body), *_ = get_all(port, [path])
     if body != expected:
         raise RuntimeError(f"the answer of {FASTAPI} differs from the answer of the service: {body[:200]!r}")
-    return f"http://127.0.0.1:{port}"
+    return server
 
 
 def _run_all(
-    wrk: Wrk, urls: dict[str, str], busy: list[float], connections: int, rounds: int, seconds: int
-) -> dict[tuple[str, Kind], list[Run]]:
+    wrk: Wrk, servers: dict[str, Server], busy: list[float], connections: int, rounds: int, seconds: int
+) -> dict[tuple[str, Kind], list[Measured]]:
     """Run each kind of load on each server in each round. Return the runs by server and kind."""
-    cases: list[tuple[str, Kind]] = [(name, "same URL") for name in urls if name != REDIS]
-    cases += [(name, "another user and query each time") for name in urls]
-    cases.append(("service", "another user each time"))
-    runs: dict[tuple[str, Kind], list[Run]] = {case: [] for case in cases}
+    cases: list[tuple[str, Kind]] = [(name, SAME) for name in servers if name != REDIS]
+    cases += [*((name, USER) for name in servers), ("service", QUERY)]
+    runs: dict[tuple[str, Kind], list[Measured]] = {case: [] for case in cases}
     for number in range(rounds + 1):
         if number:
             used = psutil.cpu_times_percent(0.5)
             busy.append(100 - used.idle - used.iowait)
-        for name, kind in cases:
-            run = wrk.run(urls[name], kind, connections=connections, seconds=seconds if number else 1)
+        for name, kind in random.sample(cases, len(cases)):
+            url, processor_seconds = servers[name]
+            before = processor_seconds()
+            run = wrk.run(url, kind, connections=connections, seconds=seconds)
             if number:  # the first round is a warm-up
-                runs[name, kind].append(run)
+                used_seconds = processor_seconds() - before
+                runs[name, kind].append(Measured(run, used_seconds / (run.rate * seconds) * 1e6))
     return runs
 
 
-def _print_table(runs: dict[tuple[str, Kind], list[Run]], connections: int) -> None:
-    references = [name for name in (FLASK, FASTAPI, RAW, NGINX) if (name, "same URL") in runs]
+def _print_table(runs: dict[tuple[str, Kind], list[Measured]], connections: int) -> None:
+    references = [name for name in (FLASK, FASTAPI, RAW, NGINX) if (name, SAME) in runs]
     rows = []
     for (name, kind), case_runs in runs.items():
-        rate, p50, p99 = (median(values) for values in zip(*((r.rate, r.p50, r.p99) for r in case_runs), strict=True))
-        row = [name, kind, f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", str(sum(run.lost for run in case_runs))]
+        figures = ((each.run.rate, each.microseconds, each.run.p50, each.run.p99) for each in case_runs)
+        rate, microseconds, p50, p99 = (median(values) for values in zip(*figures, strict=True))
+        row = [name, kind, f"{rate:,.0f}", f"{microseconds:.0f}", f"{p50:.1f}", f"{p99:.1f}"]
+        row.append(str(sum(each.run.lost for each in case_runs)))
         for reference in references:
-            of_reference = runs[reference, "same URL" if kind == "same URL" else "another user and query each time"]
-            ratios = [run.rate / other.rate for run, other in zip(case_runs, of_reference, strict=True)]
-            row.append(f"{median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})")
+            of_reference = runs[reference, SAME if kind == SAME else USER]
+            pairs = zip(case_runs, of_reference, strict=True)
+            lower, middle, upper = quantiles([other.microseconds / each.microseconds for each, other in pairs], n=4)
+            row.append(f"{middle:.2f} ({lower:.2f}-{upper:.2f})")
         rows.append(row)
     print_now(f"\n{connections} connections\n")
     print_now(
@@ -165,6 +202,7 @@ def _print_table(runs: dict[tuple[str, Kind], list[Run]], connections: int) -> N
                 "server",
                 "requests",
                 "answers/s",
+                "processor µs",
                 "p50 ms",
                 "p99 ms",
                 "lost connections",

@@ -165,7 +165,7 @@ class Service:
 
     def processor_seconds(self) -> float:
         """Return the processor time of the master and the workers."""
-        return sum(sum(process.cpu_times()[:2]) for process in (self._master, *self.workers()))
+        return processor_seconds(self._master)
 
     def memory(self) -> int:
         """Return the memory of all processes in bytes. Shared pages count once."""
@@ -176,6 +176,11 @@ class Service:
             except psutil.NoSuchProcess:
                 continue
         return total
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    """Return the processor time of `process` and its running children."""
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
 
 
 def get_all(port: int, paths: Sequence[str], authorization: str = AUTHORIZATION) -> Iterator[tuple[Any, bytes]]:
