@@ -49,6 +49,7 @@ def start(start_service: Callable[..., Service], braze_sandbox: Sandbox, redis: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.contract("7 event stream")
 def test_event_stream__two_services_and_a_restart__each_event_and_value_once(
     start: Callable[..., Service], braze_sandbox: Sandbox

@@ -20,6 +20,7 @@ def value(service: Service, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"ccproxy_{name}"))
 
 
+@pytest.mark.slow
 @pytest.mark.contract("3 metrics")
 def test_metrics__two_workers_and_one_killed__counts_kept_and_memory_of_live_workers(
     start_service: Callable[..., Service], sandbox: Sandbox, tmp_path: Path

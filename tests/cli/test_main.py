@@ -195,6 +195,7 @@ def test_demo__port_is_taken__prints_15_lines_whose_links_work_and_ends_with_ctr
         assert refuses_connections(links[0])
 
 
+@pytest.mark.slow
 @pytest.mark.contract("5 commands")
 def test_demo__more__prints_commands_and_tags_that_work() -> None:
     with running("demo", "--more") as (_, printed):

@@ -81,6 +81,7 @@ def accepts(port: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_nginx__page_and_request__know_the_host_and_have_an_id(nginx: str) -> None:
     session = requests.Session()
     session.auth, session.headers["Host"] = ("braze", SECRET), HOST
@@ -94,6 +95,7 @@ def test_nginx__page_and_request__know_the_host_and_have_an_id(nginx: str) -> No
     assert session.get(f"{nginx}/v1/cohorts?user_id=ava", timeout=5).json()["member"] == {"vip": True, "c31": True}
 
 
+@pytest.mark.slow
 def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
     users = [{"user_id": f"pushed-{number}"} for number in range(10_000)]
     now = f"{time.time():.0f}"
@@ -107,6 +109,7 @@ def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
     assert (lookup.headers["X-Amplitude-Calls"], lookup.json()["is_member"]) == ("0", True)
 
 
+@pytest.mark.slow
 @pytest.mark.contract("6 snapshot upload")
 def test_nginx__large_or_refused_snapshot__passes(nginx: str) -> None:
     lines = b"".join(b'"member-%d"\n' % number for number in range(700_000))
@@ -159,6 +162,7 @@ def test_nginx__service_restarts__logs_the_failure_without_user_ids(
     assert "/v1/" not in logs
 
 
+@pytest.mark.slow
 def test_nginx__answered_requests__are_not_logged(nginx: str, tmp_path: Path) -> None:
     assert requests.get(f"{nginx}/v1/cohorts?user_id=ava", timeout=5).status_code == 401
     assert (tmp_path / "failed").read_text() == ""

@@ -283,6 +283,7 @@ def test_stop__signal_arrives_before_the_worker_is_patched__worker_stops() -> No
     assert ended.stdout == "stops\n"
 
 
+@pytest.mark.slow
 def test_worker__killed__is_replaced_and_the_first_request_has_time_for_its_call(
     start_service: StartService, sandbox: Sandbox
 ) -> None:
