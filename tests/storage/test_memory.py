@@ -288,3 +288,19 @@ def test_push__clock_was_set_back_after_the_user_was_forgotten__later_update_is_
     assert store.push([("u", membership("c1", True, clock()))], store.generation) == {"forgotten": 1}
     clock.advance(1)
     assert not store.push([("u", membership("c1", True, clock()))], store.generation)
+
+
+def test_ready_bodies__full_and_user_changes_the_query__new_body_replaces_the_old_one(clock: FakeClock) -> None:
+    store = new_store(clock, max_bytes=160_000)
+    users = [Identity(str(number), None) for number in range(50)]
+    for user in users:
+        store.merge(user, new_record(clock))
+        answer(store, body=bytes(1000), identity=user)
+    ready_users = [user for user in users if ready(store, user)]
+    assert 3 < len(ready_users) < len(users)
+    for user in ready_users:
+        store.fresh(user, OTHER_QUERY)
+        hit = store.fresh(user, OTHER_QUERY)
+        assert hit
+        store.keep_ready(user, OTHER_QUERY, hit.record, bytes(1000), "etag")
+    assert [user for user in users if ready(store, user, OTHER_QUERY)] == ready_users
