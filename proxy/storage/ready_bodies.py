@@ -13,7 +13,7 @@ from proxy.profile.parts import Identity
 _ENTRY_BYTES = 600
 """Bytes that an entry takes in addition to its body. A test checks the number."""
 _ADMIT_EVERY = 16
-"""When the memory is full, one offered body of this number is kept."""
+"""When the memory is full, one of this many offered bodies is kept."""
 
 
 class ReadyBody(NamedTuple):
@@ -52,7 +52,7 @@ class ReadyBodies:
         return ready
 
     def admits(self, body: bytes) -> bool:
-        """Return whether to keep `body`, which is offered now."""
+        """Return whether to keep an offered `body`. Counts the offers while the memory is full."""
         if self._bodies.currsize + len(body) + _ENTRY_BYTES <= self._bodies.maxsize:
             return True
         self._offered += 1
