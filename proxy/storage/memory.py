@@ -142,8 +142,13 @@ class MemoryStore:
         return Hit(record, fresh, None, repeated) if fresh and fresh.ttl > 0 else None
 
     def keep_ready(self, identity: Identity, query: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
-        """Keep the response body of `record`, unless the cache has newer data now or has no room for most bodies."""
+        """Keep the response body of `record`, unless the cache has newer data now.
+
+        When the memory for bodies is full, most bodies are not kept.
+        """
         with self._lock:
+            # The kept body did not answer this query. When the memory is full, it would keep the place of `body`.
+            self._ready.discard(identity)
             if not self._ready.admits(body):
                 return
             entry = self._cache.get(identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Container
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from proxy.profile.parts import Identity
 
 _ENTRY_BYTES = 600
 """Bytes that an entry takes in addition to its body. A test checks the number."""
-_ADMIT_EVERY = 16
-"""When the memory is full, one offered body of this number is kept."""
+_ADMITTED_SHARE = 1 / 16
+"""When the memory is full, this share of the offered bodies is kept."""
 
 
 class ReadyBody(NamedTuple):
@@ -42,7 +43,6 @@ class ReadyBodies:
         self._bodies: LRUCache[Identity, ReadyBody] = LRUCache(
             max_bytes, getsizeof=lambda ready: len(ready.body) + _ENTRY_BYTES
         )
-        self._offered = 0
 
     def find(self, identity: Identity, query: int, updates: bytes | None) -> ReadyBody | None:
         """Return the body if it answers the query with this number and includes exactly these updates."""
@@ -52,11 +52,10 @@ class ReadyBodies:
         return ready
 
     def admits(self, body: bytes) -> bool:
-        """Return whether to keep `body`, which is offered now."""
-        if self._bodies.currsize + len(body) + _ENTRY_BYTES <= self._bodies.maxsize:
-            return True
-        self._offered += 1
-        return self._offered % _ADMIT_EVERY == 0
+        """Return whether to keep an offered `body`."""
+        has_room = self._bodies.currsize + len(body) + _ENTRY_BYTES <= self._bodies.maxsize
+        # At random. With every 16th offer instead, a user whose offers alternate with others' offers may never be kept.
+        return has_room or random.random() < _ADMITTED_SHARE  # noqa: S311  # not secret
 
     def keep(self, identity: Identity, ready: ReadyBody) -> None:
         """Replace the body of `identity`, unless the new body exceeds the maximum size."""

@@ -38,7 +38,7 @@ class Message:
 class Item:
     """An object of a message. `is_sending`: a request with the object is in progress.
 
-    `arrived`, `not_before`: monotonic seconds. The object is not sent before the second.
+    `arrived`, `not_before`: monotonic seconds. The object is not sent before `not_before`.
     """
 
     content: StreamObject

@@ -1,4 +1,4 @@
-"""The time until which a request may wait for Amplitude. On a busy processor, a request has already waited."""
+"""Limits how long a request may wait for Amplitude. On a busy processor, the request has already waited to be read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wait_until(environ: WSGIEnvironment, clock: Clock, started: float, wait_seco
     `started`: when the process began to serve the request (monotonic seconds). `wait_seconds`: the longest wait.
     """
     queue_seconds = max(0.0, seconds_since_arrival(environ) - (clock.monotonic() - started))
-    # A busy processor delays the answer as long as it delayed the request. So of 1,000 callers that come at once, the
-    # last served is the first that stops waiting. At least half of the wait remains. Otherwise, a request that arrived
-    # during the start of the worker, about a second ago, would have no time for its call.
+    # A busy processor delays the answer as long as it delayed the request. So of 1,000 callers that arrive at
+    # once, the last one that is served stops waiting first. At least half of the wait remains. Otherwise, a request
+    # that arrived during the start of the worker, about a second ago, would have no time for its call.
     return started + wait_seconds - min(2 * queue_seconds, wait_seconds / 2)

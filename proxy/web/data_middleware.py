@@ -1,8 +1,8 @@
 """Answers data requests before Flask, because Flask would take half of the time of a cached answer.
 
-Answers every request that gets status 200, also after a failed call. Flask answers everything else: errors, `HEAD` and
-conditional requests. Both use the same functions, and give the same answers, log lines and metrics. A body can
-be read only once, and a second call would use more quota. So the middleware passes its outcome on to Flask.
+The middleware answers every request whose status is 200, even after a failed call. Flask answers everything else:
+errors, `HEAD` and conditional requests. Both use the same functions, and give the same answers, log lines and metrics.
+A body can be read only once, and a second call would use more quota. So the middleware passes its outcome on to Flask.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class DataMiddleware:
             try:
                 return self._next_app(environ, start_response)
             finally:
-                # The error and this frame refer to each other. Without this line, the body would stay in memory until a
-                # garbage collection.
+                # The error and this frame refer to each other. Without this line, the body would stay in memory until
+                # the next garbage collection.
                 del environ[OUTCOME], outcome
         headers = answer.headers()
         record(

@@ -18,7 +18,7 @@ blueprint = Blueprint("v1", __name__)
 
 
 def answer(route: DataRoute) -> Response:
-    """Return the answer of a data route. Uses the outcome of the middleware if there is one, and raises its error."""
+    """Return the answer of a data route: the middleware's, if it has one. Raises the middleware's error."""
     app_services, environ = services(), current_request().environ
     outcome = environ.get(OUTCOME)
     if isinstance(outcome, Exception):

@@ -1,7 +1,7 @@
 """Refuses messages of Amplitude's event stream before Flask, while too many messages are in progress.
 
-Amplitude sends a refused message again. After an outage of Braze, the repeated messages can be more than this process
-can handle, and if each cost as much as a delivery, no delivery would end before its deadline.
+Amplitude sends a refused message again. After an outage of Braze, more repeated messages can arrive than this process
+can handle. If each of them cost as much as a delivery, no delivery would end before its deadline.
 """
 
 from __future__ import annotations

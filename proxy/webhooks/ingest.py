@@ -35,7 +35,7 @@ _BYTES_AT_ONCE = 128 * 1024
 _SMALL_BYTES = 256 * 1024
 """The maximum size of a small body, which takes up to 50 ms. Small bodies never wait for large bodies."""
 _LEAST_BYTES = 8 * 1024
-"""The size that a smaller body counts as. So at most 64 small bodies use Redis, as many as there are connections."""
+"""A smaller body counts as this size. So at most 64 small bodies use Redis at once, one for each connection."""
 _MEMORY_WAIT_SECONDS = 1.0
 """Seconds for which a body may wait before it is read. Amplitude waits 1 to 2 seconds for an answer."""
 _PARSE_WAIT_SECONDS = 5.0
@@ -71,7 +71,7 @@ class UpdateIngester:
         self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.monotonic)
         self._lock = Lock()
         # Parsing takes up to eight times the memory of a body, and two large bodies at once are not faster on one core.
-        # The time for a small body is mostly the wait for Redis. A burst has hundreds of bodies with a user each.
+        # A small body mostly waits for Redis. A burst has hundreds of bodies, each with one user.
         self._large = _Limits(24 * 1024 * 1024, 8 * 1024 * 1024)
         self._small = _Limits(8 * 1024 * 1024, 2 * _SMALL_BYTES)
         self._warned = False

@@ -27,7 +27,7 @@ def test_date_header__answers_of_a_worker__current_time(service: Service) -> Non
     assert before <= date <= time.time()
 
 
-def test_environ__two_requests__equal_to_gunicorns_but_for_the_error_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environ__two_requests__equal_to_gunicorns_except_for_the_error_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((gunicorn.http.wsgi, "base_environ"), (gunicorn.util, "http_date")):
         monkeypatch.setattr(module, name, getattr(module, name))
     config = Config()

@@ -322,7 +322,7 @@ def test_forward__redis_fails_after_braze_accepted__accepted_and_not_sent_again(
 
 
 class LocksOfAnotherProcess(RedisUserLocks):
-    """The user u1 is locked until `hold` was called `attempts` times."""
+    """The user u1 is locked until `hold` has been called `attempts` times."""
 
     def __init__(self, attempts: float) -> None:
         self.attempts = attempts

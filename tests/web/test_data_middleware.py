@@ -365,7 +365,7 @@ def test_data_middleware__unexpected_error__same_as_flask_and_raised_once(lines:
 
 
 class BrokenTimes:
-    """Replaces the time by an error. Counts how often the time was read."""
+    """Raises an error instead of returning the time. Counts how often the time was read."""
 
     read = 0
 

@@ -23,13 +23,13 @@ class RedisUserLocks:
         self._prefix = prefix + b"sending:"
         self._digester = digester
         self._milliseconds = int(seconds * 1000)
-        # The same for all locks of this process, so that it can take a lock again whose release or reply was lost.
+        # All locks of this process have the same holder. So it can take a lock again if a release or a reply was lost.
         self._holder = server.id.encode()
         self._hold = server.script(_LUA / "hold_locks.lua")
 
     @contextmanager
     def hold(self, user_ids: Collection[str]) -> Iterator[set[str]]:
-        """Lock users during the `with` block. Yields the locked users, without those that another process has.
+        """Lock users during the `with` block. Yields the locked users. Skips users that another process has locked.
 
         Raises RedisUnavailable if the users cannot be locked.
         """
