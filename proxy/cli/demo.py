@@ -191,7 +191,7 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
     if more:
         _print_more(service, emulated, secret)
     else:
-        click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.")
+        click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.\n")
 
 
 def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
