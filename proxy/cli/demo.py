@@ -106,6 +106,8 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
                 push_users(f"http://{address}", (DEMO_CALLER, secret))
             _print_demo(address, emulated, secret, more=more)
             if with_sync:
+                if not more:
+                    click.echo()  # the other commands of --more end with a blank line
                 print_sync(f"http://{address}", emulated, secret, Path(folder) / "state.sqlite3")
             click.echo("Ctrl-C stops the demo. The log of the service follows, with one line per request:")
             if in_browser:
@@ -191,7 +193,7 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
     if more:
         _print_more(service, emulated, secret)
     else:
-        click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.\n")
+        click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.")
 
 
 def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
