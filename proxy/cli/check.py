@@ -19,7 +19,7 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES
+from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES, OmittedValue, fit_attribute, fit_event
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
@@ -30,7 +30,7 @@ from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid,
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import EU_COHORTS_URL, VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
 from proxy.storage.redis import RedisUnavailable
-from proxy.sync.stream_objects import OWN_EVENT_PREFIX
+from proxy.sync.stream_objects import ALL, OWN_EVENT_PREFIX
 
 Mark = Literal["ok", "warn", "wrong", "?"]
 """The result of a check; "?" if another problem prevented the check."""
@@ -234,31 +234,7 @@ def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[M
 def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     """Yield a description of each direction that is switched on."""
     if settings.forward_events or settings.forward_properties:
-        forwarded = " and ".join(
-            f"{'all' if '*' in names else ', '.join(sorted(names))} as {kind}"
-            for names, kind in (
-                (settings.forward_events, "events"),
-                (settings.forward_properties, "custom attributes"),
-            )
-            if names
-        )
-        users = "creates unknown users" if settings.braze_create_users else "ignores users that it does not know"
-        yield (
-            "ok",
-            f"event stream: POST /v1/webhooks/amplitude/users forwards to Braze: {forwarded}; Braze {users}",
-        )
-        own_events = [name for name in settings.forward_events if name.startswith(OWN_EVENT_PREFIX)]
-        reserved = settings.forward_properties & (PROFILE_FIELDS | STEERING_NAMES)
-        for variable, names, kind in (
-            ("FORWARD_EVENTS", own_events, "events that came from Braze"),
-            ("FORWARD_PROPERTIES", reserved, "fields of Braze"),
-        ):
-            if names:
-                yield (
-                    "warn",
-                    f"event stream: {variable} has {kind}, which are never forwarded; remove "
-                    f"{', '.join(sorted(names))}",
-                )
+        yield from _event_stream_findings(settings)
     if settings.braze_rest_endpoint is not None:
         state = "in Redis" if settings.redis_url else "in the file of --state"
         yield (
@@ -268,6 +244,45 @@ def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         )
     if settings.amplitude_api_key is not None:
         yield "ok", f"currents: POST /v1/webhooks/braze/currents sends events to {settings.ingest_url}"
+
+
+def _event_stream_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
+    events, properties = settings.forward_events, settings.forward_properties
+    skipped = (
+        (
+            "FORWARD_EVENTS has events that came from Braze",
+            {name for name in events if name.startswith(OWN_EVENT_PREFIX)},
+        ),
+        (
+            "FORWARD_EVENTS has names that Braze does not accept",
+            {name for name in events if isinstance(fit_event(name, {}), OmittedValue)},
+        ),
+        ("FORWARD_PROPERTIES has fields of Braze", properties & (PROFILE_FIELDS | STEERING_NAMES)),
+        (
+            "FORWARD_PROPERTIES has names that Braze does not accept",
+            {name for name in properties if isinstance(fit_attribute(name, None), OmittedValue)},
+        ),
+    )
+    never = frozenset[str]().union(*(names for _, names in skipped))
+    forwarded = " and ".join(
+        f"{'all' if ALL in names else ', '.join(sorted(names))} as {kind}"
+        for names, kind in ((events - never, "events"), (properties - never, "custom attributes"))
+        if names
+    )
+    users = "creates unknown users" if settings.braze_create_users else "ignores users that it does not know"
+    yield (
+        "ok",
+        f"event stream: POST /v1/webhooks/amplitude/users forwards to Braze: {forwarded or 'nothing'}; Braze {users}",
+    )
+    for problem, names in skipped:
+        if names:
+            yield "warn", f"event stream: {problem}, which are never forwarded; remove {', '.join(sorted(names))}"
+    if all(key.caller.scope == "read" for key in settings.caller_keys):
+        yield (
+            "warn",
+            "event stream: PROXY_API_KEYS has no key with the scope push, so Amplitude's messages get status 403; "
+            "create a key: python -m proxy new-key amplitude --scope push",
+        )
 
 
 def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:

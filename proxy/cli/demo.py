@@ -106,6 +106,8 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
                 push_users(f"http://{address}", (DEMO_CALLER, secret))
             _print_demo(address, emulated, secret, more=more)
             if with_sync:
+                if not more:
+                    click.echo()  # the other commands of --more end with a blank line
                 print_sync(f"http://{address}", emulated, secret, Path(folder) / "state.sqlite3")
             click.echo("Ctrl-C stops the demo. The log of the service follows, with one line per request:")
             if in_browser:

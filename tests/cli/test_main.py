@@ -432,14 +432,35 @@ def test_check__braze__one_request_that_writes_nothing(
 def test_check__forwarded_names_that_braze_never_gets__warns(sandbox: Sandbox) -> None:
     braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
     code, lines = check(
-        sandbox, **braze, FORWARD_EVENTS="Order,[Braze] Email Open", FORWARD_PROPERTIES="email,plan,app_id"
+        sandbox,
+        **braze,
+        FORWARD_EVENTS=f"Order,[Braze] Email Open,{'e' * 256}",
+        FORWARD_PROPERTIES=f"email,plan,app_id,address.city,$price,{'p' * 256}",
     )
     assert code == 0
+    (stream,) = [line for line in lines if line.startswith("ok     event stream")]
+    assert "forwards to Braze: Order as events and plan as custom attributes" in stream
     assert [line.removeprefix("warn").strip() for line in lines if line.startswith("warn   event stream")] == [
         "event stream: FORWARD_EVENTS has events that came from Braze, which are never forwarded; remove [Braze] Email "
         "Open",
+        "event stream: FORWARD_EVENTS has names that Braze does not accept, which are never forwarded; remove "
+        f"{'e' * 256}",
         "event stream: FORWARD_PROPERTIES has fields of Braze, which are never forwarded; remove app_id, email",
+        "event stream: FORWARD_PROPERTIES has names that Braze does not accept, which are never forwarded; remove "
+        f"$price, address.city, {'p' * 256}",
     ]
+
+
+@pytest.mark.parametrize(("scope", "warned"), [("read", True), ("push", False), ("admin", False)])
+def test_check__event_stream_without_a_push_key__warns(sandbox: Sandbox, scope: str, warned: bool) -> None:
+    braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
+    code, lines = check(sandbox, **braze, FORWARD_EVENTS="*", PROXY_API_KEYS=f"amplitude:{'s' * 32}:{scope}")
+    assert code == 0
+    warning = (
+        "warn   event stream: PROXY_API_KEYS has no key with the scope push, so Amplitude's messages get status 403; "
+        "create a key: python -m proxy new-key amplitude --scope push"
+    )
+    assert (warning in lines) == warned
 
 
 def test_check__directions_switched_on__lists_each_direction(sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
@@ -24,10 +25,12 @@ from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.runner import Warmer
 from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Ask
+from proxy.profile.errors import UpstreamRejected
 from proxy.profile.text_values import convert_text
 from proxy.sync.changes import UserAttributes
 
 CONNECTIONS = 16
+_REJECTED_FIX = "correct AMPLITUDE_SECRET_KEY, and AMPLITUDE_API_KEY if it is set"
 
 
 @dataclass(slots=True)
@@ -35,7 +38,7 @@ class ReadResult:
     """The result of reading. `at`: the time of the last download (Unix seconds). `lines`: lines for the summary.
 
     `computed`: the names of computed values in Amplitude's answers. `unreadable`: the number of skipped lines that may
-    name a user. `complete`: whether all rows and columns were read.
+    name a user. `complete`: whether all rows and columns were read. `failures`: users without an answer, by reason.
     """
 
     at: float = 0.0
@@ -46,7 +49,7 @@ class ReadResult:
     complete: bool = True
     unknown: int = 0
     unanswered: int = 0
-    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
     refused: ServiceRefused | None = None
     stopped: bool = False
 
@@ -56,8 +59,9 @@ class ReadResult:
             yield f"skipped {format_count(self.unknown, 'user')}: unknown to Amplitude"
         if self.unanswered:
             yield f"skipped {format_count(self.unanswered, 'user')}: Amplitude's answer is incomplete"
-        if self.failed:
-            yield f"skipped {format_count(self.failed, 'user')}: no answer"
+        for reason, number in sorted(self.failures.items()):
+            fix = _REJECTED_FIX if reason == UpstreamRejected.word else "run the command again"
+            yield f"skipped {format_count(number, 'user')}: no answer ({reason}); {fix}"
 
 
 def read_file(users: BinaryIO, column: str | None, staging: Staging, result: ReadResult) -> None:
@@ -152,7 +156,7 @@ def read_answers(
             staging.merge(user_id, attributes, float(as_of))
 
     def fail(user_id: str, reason: str) -> None:
-        result.failed += 1
+        result.failures[reason] += 1
         result.complete = False
         on_failed(user_id, f"no answer: {reason}")
 
@@ -162,7 +166,7 @@ def read_answers(
             progress = warmer.run(staging.user_ids(), len(staging))
     result.refused = warmer.refused
     result.stopped = bool(progress.remaining) and warmer.refused is None
-    answered = len(staging) - result.unknown - result.unanswered - result.failed
+    answered = len(staging) - result.unknown - result.unanswered - result.failures.total()
     if answered and not progress.remaining:
         result.lines += _lines_without_values(question, selection, names_with_values, len(result.computed))
 
@@ -179,7 +183,8 @@ def _lines_without_values(
         if selection.attribute(rec_id) not in names_with_values:
             yield f"recommendation {rec_id!r}: no user has items; check --recommendations"
     if computed < len(selection.computations):
-        yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
+        verb = "has" if computed == 1 else "have"
+        yield f"computations: {computed} of {len(selection.computations)} {verb} a value; check --computations"
 
 
 def _read_attributes(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_sync__misspelt_names__a_line_for_each_name_without_a_value(world: World
         [
             "property 'palm': no user has a value; check --properties",
             "recommendation 'home': no user has items; check --recommendations",
-            "computations: only 1 of 2 with a value; check --computations",
+            "computations: 1 of 2 has a value; check --computations",
         ],
     )
     (tmp_path / "users").write_text("unknown-user\n")
@@ -299,14 +299,27 @@ def test_sync__calls_fail__users_are_skipped_and_named_only_in_the_file(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.cli.warmup.runner._MAX_ATTEMPTS", 1)
-    (tmp_path / "users").write_text("ava\n")
+    (tmp_path / "users").write_text("cleo\n")
     world.sandbox.faults.set(Fault("status", status=500))
     ended = world.sync(str(tmp_path / "users"), "--properties", "loyalty_points", "--failures", str(world.failures))
     assert ended.returncode == 1
-    assert "skipped 1 user: no answer" in ended.stdout
-    assert "ava" not in ended.stdout + ended.stderr
-    assert world.failures.read_text() == '"ava","no answer: upstream_unavailable"\n'
+    assert "skipped 1 user: no answer (upstream_unavailable); run the command again" in ended.stdout
+    assert "cleo" not in ended.stdout + ended.stderr
+    assert world.failures.read_text() == '"cleo","no answer: upstream_unavailable"\n'
     assert world.sent() == []
+
+
+def test_sync__amplitude_rejects_the_key__output_names_the_setting(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cli.warmup.runner._MAX_ATTEMPTS", 1)
+    (tmp_path / "users").write_text("ava\nuser-3\n")
+    ended = world.sync(str(tmp_path / "users"), "--properties", "loyalty_points", AMPLITUDE_SECRET_KEY="wrong")
+    assert ended.returncode == 1
+    assert (
+        "skipped 2 users: no answer (upstream_rejected); correct AMPLITUDE_SECRET_KEY, and AMPLITUDE_API_KEY if it is "
+        "set" in ended.stdout
+    )
 
 
 def test_sync__object_errors__other_users_are_sent_and_the_failed_user_is_retried(world: World) -> None:
