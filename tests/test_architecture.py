@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.service import ROOT
 
 DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_srcfile"}
@@ -47,7 +49,8 @@ def test_tests__any_file__uses_no_private_name() -> None:
     assert not used, "give the object stats(), idle() or a read-only property instead"
 
 
-def test_application__imported__does_not_load_liquid() -> None:
-    code = "import sys, proxy.cli.main, proxy.app; print('liquid' in sys.modules)"
+@pytest.mark.parametrize("library", ["liquid", "redis"])
+def test_application__imported__does_not_load_a_large_library(library: str) -> None:
+    code = f"import sys, proxy.cli.main, proxy.app; print({library!r} in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"

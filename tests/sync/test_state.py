@@ -15,10 +15,10 @@ import redis
 
 from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue, ValueDigester, pack, unpack
 from proxy.storage.id_digests import IdDigester
-from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis import RedisUnavailable, StateInUse
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.permissions import KEY_PREFIX
-from proxy.storage.redis.sync_state import RedisSyncState, StateInUse
+from proxy.storage.redis.sync_state import RedisSyncState
 from proxy.sync.owned_state import OwnedState
 from proxy.sync.recent_values import RecentValues
 from proxy.sync.sqlite_state import SqliteState, StateUnavailable

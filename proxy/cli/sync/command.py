@@ -27,8 +27,7 @@ from proxy.cli.warmup.audience import DiskFull
 from proxy.cli.warmup.export_run import cohort_client
 from proxy.profile.aliases import Aliases
 from proxy.profile.values import split_list
-from proxy.storage.redis import RedisUnavailable
-from proxy.storage.redis.sync_state import StateInUse
+from proxy.storage.redis import RedisUnavailable, StateInUse
 from proxy.sync.sqlite_state import DEFAULT_PATH, StateUnavailable
 from proxy.sync.state import SyncState
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,10 +20,12 @@ from proxy.composition.braze import braze_client, braze_limiter
 from proxy.liquid.types import Ask
 from proxy.profile.aliases import Aliases
 from proxy.settings import Settings
-from proxy.storage.redis.sync_state import RedisSyncState
 from proxy.sync.sqlite_state import SqliteState
 from proxy.sync.state import SyncState
 from proxy.web.services import Services
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.sync_state import RedisSyncState
 
 
 @dataclass(frozen=True, slots=True)

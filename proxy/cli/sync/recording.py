@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,9 @@ from proxy.cli.sync.sending import SendProgress
 from proxy.cli.warmup.export_run import print_status
 from proxy.monitoring.sync_runs import RunResult, SyncRun
 from proxy.storage.redis import RedisUnavailable
-from proxy.storage.redis.sync_runs import RedisSyncRuns
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.sync_runs import RedisSyncRuns
 
 
 @dataclass(slots=True)

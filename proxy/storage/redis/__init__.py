@@ -26,6 +26,10 @@ class RedisRefused(RedisUnavailable):
     """Redis answers, but does not accept the user or the settings of REDIS_URL. Retrying does not help."""
 
 
+class StateInUse(Exception):
+    """Another run of `sync` holds the lock of the state. The text has the fix."""
+
+
 class StoredProfile(NamedTuple):
     """The record of an identity, and the updates of its user."""
 

@@ -22,7 +22,7 @@ from proxy.storage.accepted_values import (
     unpack,
 )
 from proxy.storage.id_digests import UNKEYED, IdDigester
-from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis import RedisUnavailable, StateInUse
 from proxy.storage.redis.client import RedisClient
 
 _LUA = Path(__file__).parent / "lua"
@@ -32,10 +32,6 @@ _AT_ONCE = 200
 _LOCK_SECONDS = 30.0
 """Seconds for which a killed run still holds the lock."""
 _EXTEND_SECONDS = 5.0
-
-
-class StateInUse(Exception):
-    """Another run holds the lock of the state. The text has the fix."""
 
 
 class RedisSyncState:
