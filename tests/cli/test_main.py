@@ -272,7 +272,7 @@ def test_demo__open__browser_shows_the_playground_signed_in_and_stores_no_secret
         browser.open(url)
         browser.find("#user").send_keys("ava")
         browser.press("#render")
-        browser.until(lambda: browser.find("#outcome").text == "sent", "the rendered message")
+        browser.until(lambda: browser.text("#outcome") == "sent", "the rendered message")
         assert browser.errors() == []
         assert refuses_connections(url), "the URL works more than once"
         browser.open("about:blank")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
@@ -74,15 +75,28 @@ class Browser:
         """Return all current elements of a CSS selector."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
+    def text(self, selector: str) -> str:
+        """Return the visible text of the element that `find` returns."""
+        return self.until(lambda: [self.find(selector).text], selector)[0]
+
     def press(self, selector: str) -> None:
         """Scroll to an element and click the element."""
-        element = self.find(selector)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+
+        def clicked() -> bool:
+            element = self.find(selector)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+            element.click()
+            return True
+
+        self.until(clicked, selector)
 
     def until(self, condition: Callable[[], Result | None], why: str = "") -> Result:
-        """Wait for a true result of `condition`, and return the result."""
-        wait = WebDriverWait(self.driver, 10, poll_frequency=0.05)
+        """Wait for a true result of `condition`, and return the result.
+
+        Calls `condition` again if the page replaced an element after `condition` had found it.
+        """
+        replaced = [StaleElementReferenceException]
+        wait = WebDriverWait(self.driver, 10, poll_frequency=0.05, ignored_exceptions=replaced)
         return wait.until(lambda _: condition() or False, f"timeout: waited for {why}")
 
     def errors(self) -> list[str]:

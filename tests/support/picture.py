@@ -48,7 +48,7 @@ def take(browser: Browser, url: str, scheme: Scheme) -> bytes:
     for _ in range(2):  # the second rendering always uses the cache
         browser.find("#user").send_keys(Keys.CONTROL, Keys.ENTER)
         browser.until(lambda: browser.find("#result").get_attribute("aria-busy") == "false", "the message")
-    browser.until(lambda: browser.find("#outcome").text.startswith("sent"), "the outcome")
+    browser.until(lambda: browser.text("#outcome").startswith("sent"), "the outcome")
     browser.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     top, height = browser.driver.execute_script(_FRAME)
     clip = {"x": 0, "y": top - _MARGIN, "width": WIDTH, "height": height + 2 * _MARGIN, "scale": 1}

@@ -50,8 +50,8 @@ def execute(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
     """Execute an open operation with its prefilled form. Return the status and the body that the page shows."""
     browser.press(f"{operation} .btn.execute")
     live = f"{operation} .live-responses-table .response"
-    status = browser.find(f"{live} .response-col_status").text.split()[0]
-    return status, json.loads(browser.find(f"{live} .response-col_description .highlight-code code").text)
+    status = browser.text(f"{live} .response-col_status").split()[0]
+    return status, json.loads(browser.text(f"{live} .response-col_description .highlight-code code"))
 
 
 @pytest.mark.contract("3 docs")

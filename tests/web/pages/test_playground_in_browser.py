@@ -77,20 +77,20 @@ def write(browser: Browser, message: str) -> None:
 
 
 def rendered_message(browser: Browser, word: str = "sent") -> str:
-    browser.until(lambda: browser.find("#outcome").text.partition(",")[0] == word, f"outcome {word}")
+    browser.until(lambda: browser.text("#outcome").partition(",")[0] == word, f"outcome {word}")
     return str(browser.driver.execute_script("return document.getElementById('message').textContent")).strip()
 
 
 @pytest.mark.contract("3 playground access")
 def test_playground__message_edited__rendered_message_changes(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
-    assert browser.find("#will-expose").text.startswith("This message requests a recommendation")
+    assert browser.text("#will-expose").startswith("This message requests a recommendation")
     browser.find("#user").send_keys("ava")
     browser.press("#render")
     assert rendered_message(browser).startswith("Chosen for you:\n- trail-shoe")
-    assert browser.find(".call").text == "recs from /v1/recommendations", "the details are closed"
+    assert browser.text(".call") == "recs from /v1/recommendations", "the details are closed"
     browser.press(".call summary")
-    card = browser.find(".call").text
+    card = browser.text(".call")
     for words in ("GET https://your-host/v1/recommendations", " ms.", "Amplitude was ", '"trail-shoe"'):
         assert words in card
     assert "From the cache, " in card or "Fetched from Amplitude, " in card
@@ -110,7 +110,7 @@ def test_playground__message_edited__rendered_message_changes(service: Service, 
     write(browser, BROKEN.replace("gp:", "properties.").replace("http:", "https:") + "!{% abort_message('enough') %}")
     browser.press("#render")
     assert rendered_message(browser, "aborted") == ""
-    assert browser.find("#reason").text == "aborted: enough"
+    assert browser.text("#reason") == "aborted: enough"
     assert browser.errors() == []
     hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
     assert hosts == {urlsplit(service.url).netloc}
@@ -130,7 +130,7 @@ def test_playground__recommendation_typed__no_call_to_amplitude(
             browser.until(lambda: browser.find("#result").get_attribute("class"), "the rendering")
             time.sleep(0.6)  # longer than the pause after which the page renders
         assert rendered_message(browser, "press Render") == ""
-        assert "press Render" in browser.find(".call").text
+        assert "press Render" in browser.text(".call")
         assert sandbox.calls == []
 
         browser.press("#render")
@@ -223,7 +223,7 @@ def test_playground__name_that_only_braze_knows__test_value_is_rendered_and_kept
     open_playground(browser, service)
     write(browser, "{{custom_attribute.${plan}}}")
     field = browser.find("#test-values input")
-    assert browser.find("#test-values label").text == "custom_attribute.${plan}"
+    assert browser.text("#test-values label") == "custom_attribute.${plan}"
     field.send_keys("pro")
     browser.until(lambda: rendered_message(browser) == "pro", "the test value")
     assert browser.driver.switch_to.active_element == field, "the field keeps the focus"
@@ -288,7 +288,7 @@ def test_playground__link_to_many_unclosed_pieces__shown_in_time(
     message = start + repeated * (250_000 // len(repeated))
     browser.driver.set_script_timeout(10)
     open_playground(browser, service, link_to(message.encode()))
-    browser.until(lambda: browser.find("#outcome").text.startswith("sent"), "the rendering")
+    browser.until(lambda: browser.text("#outcome").startswith("sent"), "the rendering")
     browser.driver.execute_script("document.getElementById('as-html').click()")
     # A message without any complete tag is text.
     assert browser.driver.execute_script("return document.getElementById('html').hidden") == (start == "")
@@ -313,7 +313,7 @@ def test_playground__reloaded__message_and_user_remain_in_this_tab_only(service:
     assert browser.driver.execute_script("return localStorage.length") == 0
     browser.driver.execute_script("navigator.clipboard.writeText = () => Promise.reject(new Error())")
     browser.press("#share")
-    browser.until(lambda: "address bar" in browser.find("#copied").text, "the link")
+    browser.until(lambda: "address bar" in browser.text("#copied"), "the link")
     link = urlsplit(browser.driver.current_url)
     assert link.query == ""
     assert link.fragment.startswith("message=")
@@ -348,7 +348,7 @@ def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: 
     message = text(browser)
     assert "https://your-host/v1/recommendations?" in message
     browser.press("#copy")
-    browser.until(lambda: browser.find("#copied").text == "copied", "copied")
+    browser.until(lambda: browser.text("#copied") == "copied", "copied")
     write(browser, "")
     press_in_editor(browser, Keys.CONTROL, "v")
     browser.until(lambda: text(browser) == message, "the copied message")

@@ -102,7 +102,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     open_status(browser, url)
     assert findings_text(browser, "All is well")
     assert page_content(browser)["#answers-of"] == "no answers in the last hour"
-    assert browser.find("#callers").text == "braze: admin"
+    assert browser.text("#callers") == "braze: admin"
 
     client = app.test_client()
     warming = {"X-API-Key": SECRET, "Priority": "u=7"}
@@ -223,8 +223,8 @@ def test_status_page__directions__cards_have_state_and_reason_and_fit(
     browser.set_display(width=width, scheme=scheme)
     with serving(app) as url:
         open_status(browser, url)
-        assert browser.find("#event-stream .badge").text == "Braze refuses the API key"
-        assert "users.track" in browser.find("#event-stream").text
+        assert browser.text("#event-stream .badge") == "Braze refuses the API key"
+        assert "users.track" in browser.text("#event-stream")
         assert not browser.all("#currents-card")[0].is_displayed()
         assert not browser.all("#sync-card")[0].is_displayed()
         assert browser.problems(scheme) == []

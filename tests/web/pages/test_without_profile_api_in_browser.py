@@ -32,8 +32,8 @@ def test_pages__profile_api_off__no_quota_cards_and_words_that_fit(
     )
     titles = ["Answers from the cache", "Response time", "Answers with missing data"]
     assert browser.driver.execute_script(visible) == titles
-    assert "makes no calls" in browser.find("#profile-api-off").text
-    assert "User Profile API is off" in browser.find("#findings").text
+    assert "makes no calls" in browser.text("#profile-api-off")
+    assert "User Profile API is off" in browser.text("#findings")
     assert browser.errors() == []
 
     browser.open(f"{signed_in}/playground")
