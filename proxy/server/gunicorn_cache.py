@@ -1,4 +1,4 @@
-"""Keeps the parts of requests and answers that gunicorn would compute each time.
+"""Caches the parts of requests and answers that gunicorn computes each time.
 
 Computing them takes a tenth of the processor time of a cached answer.
 """

@@ -141,10 +141,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def load_wsgi(self) -> None:
         """Load the application, make gunicorn and the garbage collector faster, and connect to Redis."""
         super().load_wsgi()
-        from proxy.server import constant_parts
+        from proxy.server import gunicorn_cache
         from proxy.web.services import installed
 
-        constant_parts.install(self.cfg)
+        gunicorn_cache.install(self.cfg)
         self._services = installed(self.wsgi)
         gc_tuning.tune()
         if self._services.redis:

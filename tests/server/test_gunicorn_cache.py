@@ -1,4 +1,4 @@
-"""The parts of gunicorn's requests and answers that the worker keeps."""
+"""The parts of gunicorn's requests and answers that the worker caches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gunicorn.util
 import pytest
 from gunicorn.config import Config
 
-from proxy.server import constant_parts
+from proxy.server import gunicorn_cache
 from tests.conftest import Service
 
 
@@ -18,7 +18,7 @@ from tests.conftest import Service
 def test_http_date__any_second__as_gunicorn_writes_it(monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
     monkeypatch.setattr(time, "time", lambda: moment)
     for _ in range(2):
-        assert constant_parts.http_date() == gunicorn.util.http_date(moment)
+        assert gunicorn_cache.http_date() == gunicorn.util.http_date(moment)
 
 
 def test_date_header__answers_of_a_worker__current_time(service: Service) -> None:
@@ -32,7 +32,7 @@ def test_environ__two_requests__equal_to_gunicorns_except_for_the_error_stream(m
         monkeypatch.setattr(module, name, getattr(module, name))
     config = Config()
     expected = gunicorn.http.wsgi.base_environ(config).keys()
-    constant_parts.install(config)
+    gunicorn_cache.install(config)
     first, second = gunicorn.http.wsgi.base_environ(config), gunicorn.http.wsgi.base_environ(config)
     first["REQUEST_METHOD"] = "GET"
     assert second.keys() == expected
